@@ -1,0 +1,160 @@
+"""Values that cross layers. Frozen, made of plain values, no behaviour beyond a property or two.
+
+`pipeline.answer` takes a `GenerationRequest` and yields `Delta`, `Finished` and `Failed`; what makes an answer
+(an engine, later the cache) is not visible in them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+FinishReason = Literal["stop", "length"]
+Priority = Literal["interactive", "batch"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is drawn. Names, meaning and defaults are llama.cpp's; OpenAI's names where both exist.
+
+    temperature 0 is greedy. top_k 0, top_p 1, min_p 0, typical_p 1, the penalties' 0 (repeat_penalty 1) switch a
+    filter off. penalty_last_n: tokens looked back, -1 for the whole context. logit_bias: (token id, added logit).
+    """
+
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    typical_p: float = 1.0
+    repeat_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    penalty_last_n: int = 64
+    seed: int | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """Messages for the model's own chat template; each has `role` and `content` (text)."""
+
+    messages: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TextPrompt:
+    """Text that is tokenized as it is (the beginning-of-text token is added where the model wants one)."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPrompt:
+    """Token ids, used as they are."""
+
+    tokens: tuple[int, ...]
+
+
+Prompt = ChatPrompt | TextPrompt | TokenPrompt
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One API call: `prompts` times `choices` sequences, numbered prompt by prompt.
+
+    max_tokens: None means up to the end of the context. logprobs: how many alternatives to report for each token,
+    None for no log probabilities. echo: the prompt's text is part of the answer (completions only).
+    """
+
+    id: str
+    model: str
+    prompts: tuple[Prompt, ...]
+    sampling: Sampling = field(default_factory=Sampling)
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    choices: int = 1
+    logprobs: int | None = None
+    echo: bool = False
+    priority: Priority = "interactive"
+    principal: str = "anonymous"
+
+    @property
+    def sequences(self) -> int:
+        """How many answers will be generated."""
+        return len(self.prompts) * self.choices
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """One token with its natural-log probability under the model (before sampling filters) and the best rivals."""
+
+    token: int
+    piece: bytes
+    logprob: float | None
+    top: tuple[tuple[int, bytes, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one sequence. cached_tokens: the part of the prompt that was not computed again."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """More text for sequence `index`. Text is whole characters; it may be empty while a character is incomplete."""
+
+    index: int
+    text: str
+    tokens: int = 1
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Sequence `index` is complete."""
+
+    index: int
+    reason: FinishReason
+    usage: Usage
+    stop_text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Sequence `index` ends without an answer. `error` is an `errors.ApplianceError`."""
+
+    index: int
+    error: Exception
+
+
+Event = Delta | Finished | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Nothing to send yet; the caller may send a keep-alive and look whether its client is still there."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What an engine tells about the model it has loaded. context_tokens: for one request. kv_tokens: for all."""
+
+    name: str
+    path: str
+    description: str = ""
+    parameters: int = 0
+    size_bytes: int = 0
+    vocabulary: int = 0
+    context_tokens: int = 0
+    trained_context_tokens: int = 0
+    kv_tokens: int = 0
+    kv_bytes: int = 0
+    sequences: int = 0
+    has_chat_template: bool = False
+    threads: int = 0
+    cpus: tuple[int, ...] = ()
+    backend: str = ""
