@@ -1,0 +1,268 @@
+"""The web worker's side of one engine: who waits for what. Everything sent ends in exactly one Finished or Failed.
+
+Any thread may submit, cancel and ask; the supervisor's thread attaches and detaches channels and hands in what the
+child sends. A child that dies takes with it what had already streamed; the rest is sent once more to the next child.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from appliance.engine.channel import Channel, ChannelClosed
+from appliance.engine.messages import Answer, Ask, Cancel, Frame, Generate
+from appliance.errors import (
+    ApplianceError,
+    Cancelled,
+    InvalidRequest,
+    RequestQuarantined,
+    Unavailable,
+    from_wire,
+)
+from appliance.types import Delta, Event, Failed, Finished, TokenLogprob, Usage
+
+Deliver = Callable[[Event], None]
+QUARANTINE_AFTER = 2
+
+
+@dataclass(slots=True)
+class Ticket:
+    """One sequence that somebody waits for. started: the child has begun it. streamed: something was delivered.
+    cancelled: nobody waits any more, but the child has not confirmed it yet."""
+
+    ask: Generate
+    index: int
+    deliver: Deliver
+    fingerprint: str
+    started: bool = False
+    streamed: bool = False
+    resubmitted: bool = False
+    cancelled: bool = False
+
+
+@dataclass(slots=True)
+class _Question:
+    done: threading.Event
+    answer: Answer | None = None
+    error: ApplianceError | None = None
+
+
+def fingerprint(ask: Generate) -> str:
+    """What makes two requests the same request, for quarantine: everything but the id."""
+    parts = [ask.prompt, ask.sampling, ask.max_tokens, ask.stop, ask.logprobs, ask.echo]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+class EngineClient:
+    """Tickets of one engine. `on_frame` gets each frame's `load` and `started` for the metrics."""
+
+    def __init__(self, on_frame: Callable[[Frame], None] = lambda frame: None) -> None:
+        self._lock = threading.Lock()
+        self._channel: Channel | None = None
+        self._tickets: dict[str, Ticket] = {}
+        self._questions: dict[str, _Question] = {}
+        self._deaths: Counter[str] = Counter()
+        self._on_frame = on_frame
+        self._gone: ApplianceError | None = None
+        self._sender: threading.Thread | None = None
+        self._next_question = 0
+        self.steps = 0
+
+    # -- for anybody -------------------------------------------------------------------------------------------
+
+    def submit(self, ask: Generate, index: int, deliver: Deliver) -> None:
+        """Start one sequence; events with `index` go to `deliver`, on the receiving thread, which must not block.
+
+        While no child is attached the ticket waits for the next one. Raises RequestQuarantined, InvalidRequest for an id
+        that is in use or a request too large for the channel, and after `fail_all` its error until a child is attached.
+        """
+        ticket = Ticket(ask, index, deliver, fingerprint(ask))
+        with self._lock:
+            if self._deaths[ticket.fingerprint] >= QUARANTINE_AFTER:
+                raise RequestQuarantined(
+                    "This very request has brought the engine down twice and is not tried again.",
+                    remedy="Change the prompt; the engine's log says how it died.",
+                )
+            if self._gone:
+                raise self._gone
+            if ask.id in self._tickets:
+                raise InvalidRequest(f"A request with the id {ask.id[:100]} is running already.")
+            self._tickets[ask.id] = ticket
+            channel = self._channel
+        if channel and (error := self._hand_over(channel, ticket)):
+            raise error
+
+    def cancel(self, request_id: str) -> None:
+        """Nobody waits for this sequence any more. Its ticket ends with Failed(Cancelled) in any case."""
+        with self._lock:
+            channel = self._channel
+            ticket = self._tickets.get(request_id)
+            if ticket is None:
+                return
+            ticket.cancelled = True
+            if channel is None:
+                del self._tickets[request_id]
+        if channel is None:
+            ticket.deliver(Failed(ticket.index, Cancelled("The client left.")))
+        else:
+            self._send(channel, Cancel(request_id))
+
+    def ask(self, what: str, args: dict[str, Any], timeout_s: float) -> Any:
+        """Put a question to the child and wait for its answer. Raises what the child raised, or Unavailable."""
+        question = _Question(threading.Event())
+        with self._lock:
+            channel = self._channel
+            if channel is None:
+                raise Unavailable("The engine is not running just now.", retry_after_s=2)
+            self._next_question += 1
+            key = f"q{self._next_question}"
+            self._questions[key] = question
+        try:
+            self._send(channel, Ask(key, what, args))
+            answered = question.done.wait(timeout_s)
+        except ValueError as error:
+            raise InvalidRequest(f"This is too large to be asked: {error}.") from None
+        finally:
+            with self._lock:
+                self._questions.pop(key, None)
+        if question.error:
+            raise question.error
+        if not answered or question.answer is None:
+            raise Unavailable(f"The engine did not answer within {timeout_s:g} s.", retry_after_s=2)
+        if question.answer.error:
+            raise from_wire(question.answer.error)
+        return question.answer.result
+
+    def outstanding(self) -> int:
+        """Sequences and questions that the child still owes an end."""
+        with self._lock:
+            return len(self._tickets) + len(self._questions)
+
+    def _hand_over(self, channel: Channel, ticket: Ticket) -> ApplianceError | None:
+        """Send a ticket's request. One that is too large for the channel loses its ticket; the error is returned."""
+        try:
+            self._send(channel, ticket.ask)
+        except ValueError as error:
+            with self._lock:
+                self._tickets.pop(ticket.ask.id, None)
+            return InvalidRequest(f"The request is too large for the engine: {error}.")
+        return None
+
+    def _send(self, channel: Channel, message: Any) -> None:
+        try:
+            channel.send(message)
+        except ChannelClosed:
+            pass  # the supervisor sees the same end of stream and settles every ticket
+
+    # -- for the supervisor's thread ---------------------------------------------------------------------------
+
+    def attach(self, channel: Channel) -> None:
+        """A child is ready: send it everything that waits."""
+        with self._lock:
+            self._channel, self._gone = channel, None
+            waiting = list(self._tickets.values())
+        if waiting:
+            # On a thread of its own: this one must go on reading, or two full sockets would wait for each other.
+            self._sender = threading.Thread(
+                target=self._send_again, args=(channel, waiting), name="engine-resend", daemon=True
+            )
+            self._sender.start()
+
+    def _send_again(self, channel: Channel, tickets: list[Ticket]) -> None:
+        for ticket in tickets:
+            if error := self._hand_over(channel, ticket):
+                ticket.deliver(Failed(ticket.index, error))
+            elif ticket.cancelled:  # its Cancel may have been faster
+                self._send(channel, Cancel(ticket.ask.id))
+
+    def take(self, message: Frame | Answer) -> None:
+        """Deliver what the child sent."""
+        if isinstance(message, Answer):
+            with self._lock:
+                question = self._questions.get(message.id)
+            if question:
+                question.answer = message
+                question.done.set()
+            return
+        self.steps = message.step
+        with self._lock:
+            for request_id in message.started:
+                if ticket := self._tickets.get(request_id):
+                    ticket.started = True
+            deltas = [(self._tickets.get(d[0]), d) for d in message.deltas]
+            ended = [(self._tickets.pop(e[0], None), e) for e in message.ended]
+            failed = [(self._tickets.pop(f[0], None), f) for f in message.failed]
+            for ticket, _ in ended:
+                if ticket:
+                    self._deaths.pop(ticket.fingerprint, None)  # it was only near when the engine died
+        self._on_frame(message)
+        for ticket, (_, text, tokens, logprobs) in deltas:
+            if ticket:
+                ticket.streamed = True
+                ticket.deliver(Delta(ticket.index, text, tokens, _logprobs(logprobs)))
+        for ticket, (_, reason, prompt, completion, cached, stop) in ended:
+            if ticket:
+                ticket.deliver(Finished(ticket.index, reason, Usage(prompt, completion, cached), stop))
+        for ticket, (_, error) in failed:
+            if ticket:
+                ticket.deliver(Failed(ticket.index, from_wire(error)))
+
+    def detach(self, why: ApplianceError, blame: bool) -> None:
+        """The child is gone and its channel closed. What had streamed or was sent twice fails with `why`; the rest waits
+        for the next child.
+
+        blame: the child died of its own work, so what it was working on is counted against those requests.
+        """
+        with self._lock:
+            self._channel = None
+            # A child to blame that had begun nothing died of taking one of them in.
+            unannounced = blame and not any(ticket.started for ticket in self._tickets.values())
+            lost, left, kept = [], [], {}
+            for key, ticket in self._tickets.items():
+                begun = ticket.started or unannounced
+                if blame and begun:
+                    self._deaths[ticket.fingerprint] += 1
+                # What the child had not begun cannot have killed it and may wait for any number of children.
+                if ticket.cancelled:
+                    left.append(ticket)
+                elif ticket.streamed or (begun and ticket.resubmitted):
+                    lost.append(ticket)
+                else:
+                    ticket.resubmitted = ticket.resubmitted or begun
+                    ticket.started = False
+                    kept[key] = ticket
+            self._tickets = kept
+            questions = list(self._questions.values())
+        if self._sender:
+            self._sender.join()
+            self._sender = None
+        for ticket in left:
+            ticket.deliver(Failed(ticket.index, Cancelled("The client left.")))
+        for ticket in lost:
+            ticket.deliver(Failed(ticket.index, why))
+        for question in questions:
+            question.error = why
+            question.done.set()
+
+    def fail_all(self, why: ApplianceError) -> None:
+        """No child will come: every ticket ends now, and so does what is submitted later."""
+        with self._lock:
+            self._gone = why
+            tickets, self._tickets = list(self._tickets.values()), {}
+            self._channel = None
+        for ticket in tickets:
+            ticket.deliver(Failed(ticket.index, why))
+
+
+def _logprobs(entries: list[Any] | None) -> tuple[TokenLogprob, ...]:
+    if not entries:
+        return ()
+    return tuple(
+        TokenLogprob(token, piece.encode("latin-1"), value, tuple((t, p.encode("latin-1"), v) for t, p, v in top))
+        for token, piece, value, top in entries
+    )

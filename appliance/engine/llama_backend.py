@@ -1,0 +1,292 @@
+"""llama.cpp through llama-cpp-python's low-level bindings; only the modules `llama_*` import `llama_cpp`.
+
+Each sequence has a KV stream of its own (`kv_unified` off) unless the KV space is overbooked: streams decode faster
+because attention reads only a sequence's own cells, and prefixes are shared by copying a stream's cells, which costs
+about a hundredth of computing them. Streams with neighbouring numbers are computed in one pass, others are not
+(llama.cpp, `llama_batch_allocr::split_equal`), hence `prefers_neighbours`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import llama_cpp as lib
+import numpy as np
+
+from appliance.engine.backend import Piece, Progress
+from appliance.engine.chat_template import ChatTemplate
+from appliance.engine.llama_context import LlamaContext
+from appliance.engine.llama_log import LlamaLog
+from appliance.errors import ModelFileError, ModelFileMissing
+from appliance.types import ModelInfo
+
+MAGIC = b"GGUF"
+PROMPT_OUTPUTS = 64
+"""Rows of logits in one step for echoed prompts; a row is vocabulary x 4 bytes, so this bounds the buffer."""
+PROBE_TOKENS, PROBE_CHUNK, PROBE_STEPS = 256, 64, 3
+PROBE_LIMIT_PARAMETERS = 3_000_000_000
+"""Larger models are not probed: it would take long, and attention is a small part of their work."""
+
+
+def check_file(path: Path) -> None:
+    """Refuse what cannot be a GGUF before llama.cpp sees it. Raises ModelFileMissing or ModelFileError."""
+    if not path.exists():
+        raise ModelFileMissing(f"There is no model file at {path}.", remedy="Check the path, or copy the file there.")
+    if path.is_dir():
+        raise ModelFileError(f"{path} is a folder, not a GGUF file.", remedy="Name the .gguf file inside it.")
+    try:
+        with path.open("rb") as file:
+            head = file.read(4)
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be read: {error.strerror}.", remedy="Check its permissions.") from None
+    if head != MAGIC:
+        raise ModelFileError(
+            f"{path} is not a GGUF file: it begins with {head!r} instead of {MAGIC!r}.",
+            remedy="Download it again, or convert the model to GGUF.",
+        )
+
+
+class LlamaBackend:
+    """One GGUF model with its context. Used by one thread."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        name: str,
+        context_tokens: int,
+        sequences: int,
+        kv_tokens: int,
+        threads: int,
+        batch_tokens: int,
+        type_k: str = "f16",
+        type_v: str = "f16",
+        flash_attn: str = "auto",
+        mlock: bool = False,
+        progress: Progress = lambda phase, share: None,
+    ) -> None:
+        """Load the model (memory-mapped) and reserve its KV space. context_tokens 0: as trained. kv_tokens 0: enough for
+        every sequence. Raises ModelFileError."""
+        check_file(path)
+        self._log = LlamaLog()
+        lib.llama_backend_init()
+        self._model = self._load_model(path, mlock, progress)
+        self._vocab = lib.llama_model_get_vocab(self._model)
+        self._vocabulary = lib.llama_vocab_n_tokens(self._vocab)
+        trained = lib.llama_model_n_ctx_train(self._model)
+        context_tokens = context_tokens or trained
+        wanted = kv_tokens or context_tokens * sequences
+        self.prefers_neighbours = wanted >= context_tokens * sequences
+        self.max_outputs = max(sequences, PROMPT_OUTPUTS)
+        self._pieces: dict[int, bytes] = {}
+        self._spelling = self._unspellable()
+        self._template = self._make_template()
+
+        def context(flash: bool, kv_tokens: int = wanted, sequences: int = sequences) -> LlamaContext:
+            return LlamaContext(
+                self._model,
+                self._log,
+                kv_tokens=kv_tokens,
+                sequences=sequences,
+                batch_tokens=batch_tokens + sequences,
+                outputs=self.max_outputs,
+                threads=threads,
+                flash_attn=flash,
+                unified=not self.prefers_neighbours,
+                type_k=type_k,
+                type_v=type_v,
+            )
+
+        try:
+            progress("measuring attention kernels", 0.0)
+            flash, why = self._choose_kernel(context, flash_attn, type_v)
+            progress("reserving the KV cache", 0.0)
+            self._context = context(flash)
+        except MemoryError as error:
+            raise ModelFileError(
+                f"{path.name}: llama.cpp cannot set up a context of {wanted} tokens: {error}",
+                remedy="Lower ctx_size or parallel, or choose other cache types.",
+            ) from None
+        self.info = ModelInfo(
+            name=name,
+            path=str(path),
+            description=f"{self._describe()}, flash attention {why}",
+            parameters=lib.llama_model_n_params(self._model),
+            size_bytes=lib.llama_model_size(self._model),
+            vocabulary=self._vocabulary,
+            # llama.cpp rounds a stream up to its own granularity; what was asked for is what counts.
+            context_tokens=min(context_tokens, self._context.tokens_per_sequence),
+            trained_context_tokens=trained,
+            kv_tokens=min(wanted, self._context.kv_tokens),
+            kv_bytes=self._kv_bytes(type_k, type_v),
+            sequences=sequences,
+            has_chat_template=self._template is not None,
+            threads=threads,
+            backend="llama.cpp",
+        )
+
+    def _load_model(self, path: Path, mlock: bool, progress: Progress) -> Any:
+        params = lib.llama_model_default_params()
+        params.n_gpu_layers = 0
+        if mlock:
+            params.load_mode = lib.LLAMA_LOAD_MODE_MMAP_MLOCK
+        report = lib.llama_progress_callback(lambda share, _: progress("loading the weights", share) or True)
+        params.progress_callback = report
+        model = lib.llama_model_load_from_file(str(path).encode(), params)
+        if not model:
+            raise ModelFileError(
+                f"{path.name} cannot be loaded: {self._log.last()}",
+                remedy="The file is damaged, incomplete or of a kind this version does not know: download it again.",
+            )
+        if not lib.llama_model_has_decoder(model):
+            raise ModelFileError(f"{path.name} is not a text generation model.", remedy="Serve a decoder model.")
+        return model
+
+    def _choose_kernel(self, context: Callable[..., LlamaContext], flash: str, type_v: str) -> tuple[bool, str]:
+        """Whether to use flash attention, and why in words. `auto` measures single tokens behind a short prompt."""
+        if flash != "auto":
+            return flash == "on", flash
+        if type_v != "f16":
+            return True, "on (quantized values need it)"
+        if not self.prefers_neighbours:
+            return True, "on (one KV pool for all sequences: it skips the others' cells)"
+        if lib.llama_model_n_params(self._model) > PROBE_LIMIT_PARAMETERS:
+            return True, "on (llama.cpp's default)"
+        seconds = {}
+        for kernel in (True, False):
+            probe = context(kernel, PROBE_TOKENS + PROBE_CHUNK, 1)
+            try:
+                seconds[kernel] = _token_seconds(probe, min(self._vocabulary - 1, 100))
+            finally:
+                probe.close()
+        better = seconds[True] <= seconds[False]
+        ratio = max(seconds.values()) / min(seconds.values())
+        return better, f"{'on' if better else 'off'} (measured: {ratio:.2f} times faster)"
+
+    def _describe(self) -> str:
+        buffer = ctypes.create_string_buffer(256)
+        lib.llama_model_desc(self._model, buffer, 256)
+        return buffer.value.decode("utf-8", "replace")
+
+    def _kv_bytes(self, type_k: str, type_v: str) -> int:
+        model = self._model
+        heads = max(1, lib.llama_model_n_head(model))
+        width = lib.llama_model_n_embd(model) // heads * lib.llama_model_n_head_kv(model)
+        bits = {"f16": 16, "q8_0": 8.5, "q4_0": 4.5}
+        per_token = lib.llama_model_n_layer(model) * width * (bits[type_k] + bits[type_v]) / 8
+        return int(self._context.kv_tokens * per_token)
+
+    # -- computing ---------------------------------------------------------------------------------------------
+
+    def decode(self, pieces: list[Piece]) -> list[np.ndarray]:
+        """See Backend.decode."""
+        return self._context.decode(pieces)
+
+    def trim(self, seq: int, keep: int) -> int:
+        """See Backend.trim."""
+        return self._context.trim(seq, keep)
+
+    def save(self, seq: int) -> Any:
+        """See Backend.save."""
+        return self._context.save(seq)
+
+    def load(self, seq: int, snapshot: Any) -> None:
+        """See Backend.load."""
+        self._context.load(seq, snapshot)
+
+    # -- text --------------------------------------------------------------------------------------------------
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """See Backend.tokenize."""
+        if self._spelling is not None:
+            text = self._spelling.sub(" ", text)
+        data = text.encode("utf-8", "replace")
+        room = len(data) + 8
+        while True:
+            tokens = (lib.llama_token * room)()
+            count = lib.llama_tokenize(self._vocab, data, len(data), tokens, room, add_special, parse_special)
+            if count >= 0:
+                return tokens[:count]
+            room = -count
+
+    def _unspellable(self) -> re.Pattern[str] | None:
+        """Characters that this vocabulary has no token for, or None when it can spell everything.
+
+        A SentencePiece vocabulary without byte tokens makes llama.cpp abort the process on such a character
+        (`llama_vocab::byte_to_token` throws), so one request would bring the engine down for all.
+        """
+        if lib.llama_vocab_type(self._vocab) != lib.LLAMA_VOCAB_TYPE_SPM:
+            return None
+        texts = {lib.llama_vocab_get_text(self._vocab, t) for t in range(self._vocabulary)}
+        if all(f"<0x{byte:02X}>".encode() in texts for byte in range(256)):
+            return None
+        characters = {text.decode("utf-8", "replace") for text in texts}
+        known = "".join(re.escape(c) for c in sorted(characters) if len(c) == 1)
+        return re.compile(f"[^ {known}]")
+
+    def piece(self, token: int) -> bytes:
+        """See Backend.piece."""
+        found = self._pieces.get(token)
+        if found is None:
+            found = self._pieces[token] = self._bytes_of(token, special=False)
+        return found
+
+    def label(self, token: int) -> str:
+        """See Backend.label."""
+        return self._bytes_of(token, special=True).decode("utf-8", "replace")
+
+    def _bytes_of(self, token: int, special: bool) -> bytes:
+        room = 64
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            size = lib.llama_token_to_piece(self._vocab, token, buffer, room, 0, special)
+            if size >= 0:
+                return buffer.raw[:size]
+            room = -size
+
+    def is_end(self, token: int) -> bool:
+        """See Backend.is_end."""
+        return lib.llama_vocab_is_eog(self._vocab, token)
+
+    def render(self, messages: list[dict[str, Any]]) -> str:
+        """See Backend.render."""
+        if self._template is None:
+            raise ChatTemplate.missing(self.info.name)
+        return self._template.render(messages)
+
+    def _make_template(self) -> ChatTemplate | None:
+        source = lib.llama_model_chat_template(self._model, None)
+        if not source:
+            return None
+        vocab = self._vocab
+
+        def name(token: int) -> str:
+            return self.label(token) if token >= 0 else ""
+
+        return ChatTemplate(
+            source.decode("utf-8", "replace"),
+            bos=name(lib.llama_vocab_bos(vocab)),
+            eos=name(lib.llama_vocab_eos(vocab)),
+        )
+
+    def close(self) -> None:
+        """See Backend.close."""
+        self._context.close()
+        lib.llama_model_free(self._model)
+
+
+def _token_seconds(context: LlamaContext, token: int) -> float:
+    """Shortest time of a single token behind PROBE_TOKENS others."""
+    for start in range(0, PROBE_TOKENS, PROBE_CHUNK):
+        context.decode([Piece(0, start, [token] * PROBE_CHUNK, "none")])
+    seconds = []
+    for step in range(PROBE_STEPS + 1):  # the first one warms up
+        began = time.perf_counter()
+        context.decode([Piece(0, PROBE_TOKENS + step, [token], "last")])
+        seconds.append(time.perf_counter() - began)
+    return min(seconds[1:])
