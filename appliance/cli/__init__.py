@@ -1,0 +1,64 @@
+"""The command line: `appliance COMMAND`. One file for each command group; exit codes are those of sysexits.h."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from appliance.errors import ApplianceError, InvalidRequest
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with exit code 64 and suggestions for misspelt flags."""
+
+    def error(self, message: str) -> NoReturn:
+        """Usage errors: one sentence, what to do, exit 64."""
+        unknown = message.partition("unrecognized arguments: ")[2].split()
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        close = difflib.get_close_matches(unknown[0].partition("=")[0], flags, n=1) if unknown else []
+        hint = f" Did you mean {close[0]}?" if close else ""
+        self.exit(InvalidRequest.exit_code, f"{self.prog}: {message}.{hint}\nSee `{self.prog} --help`.\n")
+
+
+def build_parser() -> Parser:
+    """The whole command line."""
+    from appliance.cli import machine, serve
+
+    parser = Parser(prog="appliance", description="An AI service for the people on your network, on a box without a GPU.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"appliance {version()}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    serve.add(commands)
+    machine.add(commands)
+    return parser
+
+
+def version() -> str:
+    """The installed version, which comes from CHANGELOG.md."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    try:
+        return installed("appliance")
+    except PackageNotFoundError:
+        return "unknown (not installed)"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code. Errors are one sentence on stderr, never a traceback."""
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    if not arguments.command:
+        parser.print_help()
+        return InvalidRequest.exit_code
+    try:
+        return arguments.run(arguments)
+    except ApplianceError as error:
+        print(f"appliance: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 74

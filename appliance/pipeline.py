@@ -1,0 +1,174 @@
+"""The use case: a request goes in, events come out. Route, wait for a place, generate, and clean up whatever happens."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from appliance import routing
+from appliance.admission import Admission
+from appliance.clock import Clock, monotonic
+from appliance.engine.client import EngineClient
+from appliance.engine.messages import Generate
+from appliance.engine.supervisor import Supervisor
+from appliance.errors import ApplianceError, DeadlineExceeded, Draining, ModelLoading
+from appliance.metrics import Metrics
+from appliance.types import ChatPrompt, Delta, Event, Failed, Finished, GenerationRequest, Prompt, TextPrompt, Waiting
+
+TICK_S = 0.25
+"""How often a waiting request looks around: bounds how late a client that left is noticed."""
+LOAD_WAIT_S = 10.0
+"""A request waits this long for a model that is loading before it is told to come back."""
+ASK_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """One served model, as the pipeline uses it."""
+
+    supervisor: Supervisor
+    client: EngineClient
+    admission: Admission
+
+
+class Pipeline:
+    """Answers requests. Thread-safe; each request runs on its caller's thread."""
+
+    def __init__(
+        self, engines: Mapping[str, Engine], metrics: Metrics, *, timeout_s: float, clock: Clock = monotonic
+    ) -> None:
+        """timeout_s: longest time for a request, 0 for no limit."""
+        self.engines = dict(engines)
+        self._metrics = metrics
+        self.timeout_s = timeout_s
+        self._clock = clock
+        self.draining = False
+
+    @property
+    def names(self) -> list[str]:
+        """Served models, the default first."""
+        return list(self.engines)
+
+    def resolve(self, model: str) -> str:
+        """The served name for a request's `model` field. Raises ModelNotFound."""
+        return routing.choose(model, self.names)
+
+    def ask(self, model: str, what: str, args: dict[str, Any]) -> Any:
+        """tokenize, detokenize or template on the model's engine. Raises what went wrong."""
+        engine = self.engines[self.resolve(model)]
+        engine.supervisor.wait_ready(LOAD_WAIT_S)
+        return engine.client.ask(what, args, ASK_TIMEOUT_S)
+
+    def answer(self, request: GenerationRequest) -> Iterator[Event | Waiting]:
+        """Events of all sequences until each has Finished; `Waiting` at least every TICK_S without one.
+
+        Raises the error of the first sequence that fails, or why the request could not start. Closing the iterator
+        cancels what still runs. The first `next` may already raise.
+        """
+        engine = self.engines[self.resolve(request.model)]
+        if self.draining:
+            raise Draining("The service is stopping and takes no new requests.", retry_after_s=10)
+        deadline = self._clock() + self.timeout_s if self.timeout_s else float("inf")
+        yield from self._wait_ready(engine.supervisor, deadline)
+        began = self._clock()
+        place = engine.admission.enter(request.principal, request.priority, request.sequences)
+        try:
+            while not place.granted.wait(TICK_S):
+                self._check(deadline)
+                yield Waiting()
+            self._metrics.queue_wait(request.model, self._clock() - began)
+            yield from self._generate(engine, request, deadline, began)
+        finally:
+            engine.admission.leave(place)
+
+    def _wait_ready(self, supervisor: Supervisor, deadline: float) -> Iterator[Waiting]:
+        until = min(deadline, self._clock() + LOAD_WAIT_S)
+        while True:
+            try:
+                return supervisor.wait_ready(min(TICK_S, max(0.0, until - self._clock())))
+            except ModelLoading:
+                if self._clock() >= until:
+                    raise
+            yield Waiting()
+
+    def _check(self, deadline: float) -> None:
+        if self._clock() > deadline:
+            raise DeadlineExceeded(
+                f"The request was not complete after {self.timeout_s:g} s (request_timeout_s).", retry_after_s=30
+            )
+
+    def _generate(
+        self, engine: Engine, request: GenerationRequest, deadline: float, began: float
+    ) -> Iterator[Event | Waiting]:
+        events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        open_ids: dict[int, str] = {}
+        watch = _Stopwatch(self._metrics, request.model, self._clock, began)
+        try:
+            for index, ask in enumerate(_sequences(request)):
+                open_ids[index] = ask.id
+                engine.client.submit(ask, index, events.put)
+            while open_ids:
+                try:
+                    event = events.get(timeout=TICK_S)
+                except queue.Empty:
+                    self._check(deadline)
+                    yield Waiting()
+                    continue
+                watch.saw(event)
+                if isinstance(event, (Finished, Failed)):
+                    del open_ids[event.index]
+                if isinstance(event, Failed):
+                    raise event.error
+                yield event
+        except ApplianceError as error:
+            self._metrics.failed(request.model, error.code)
+            raise
+        finally:
+            for request_id in open_ids.values():
+                engine.client.cancel(request_id)
+
+
+class _Stopwatch:
+    """Turns a request's events into the latency metrics."""
+
+    def __init__(self, metrics: Metrics, model: str, clock: Clock, began: float) -> None:
+        self._metrics, self._model, self._clock, self._began = metrics, model, clock, began
+        self._first: dict[int, float] = {}
+
+    def saw(self, event: Event) -> None:
+        """Note one event."""
+        now = self._clock()
+        if isinstance(event, Delta) and event.index not in self._first:
+            self._first[event.index] = now
+            self._metrics.first_token(self._model, now - self._began)
+        elif isinstance(event, Finished):
+            first = self._first.get(event.index, now)
+            self._metrics.finished(self._model, event, now - self._began, now - first)
+
+
+def _sequences(request: GenerationRequest) -> Iterator[Generate]:
+    for index in range(request.sequences):
+        prompt = request.prompts[index // request.choices]
+        choice = index % request.choices
+        sampling = request.sampling
+        if sampling.seed is not None and choice:
+            sampling = replace(sampling, seed=sampling.seed + choice)  # else all choices would be the same
+        yield Generate(
+            id=f"{request.id}/{index}",
+            prompt=_wire_prompt(prompt),
+            sampling=asdict(sampling),
+            max_tokens=request.max_tokens,
+            stop=list(request.stop),
+            logprobs=request.logprobs,
+            echo=request.echo,
+        )
+
+
+def _wire_prompt(prompt: Prompt) -> dict[str, Any]:
+    if isinstance(prompt, ChatPrompt):
+        return {"messages": list(prompt.messages)}
+    if isinstance(prompt, TextPrompt):
+        return {"text": prompt.text}
+    return {"tokens": list(prompt.tokens)}

@@ -1,0 +1,184 @@
+"""The composition root: builds the parts, starts them in order, stops them in reverse. Runs in the web worker."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+import psutil
+
+from appliance import catalog
+from appliance.admission import Admission
+from appliance.auth import Auth
+from appliance.clock import monotonic, unix_seconds
+from appliance.config import Config, load_config
+from appliance.engine import placement as places
+from appliance.engine.child import Child
+from appliance.engine.client import EngineClient
+from appliance.engine.supervisor import Supervisor
+from appliance.engine.topology import observed_placement, read_topology
+from appliance.engine.worker import WorkerSettings
+from appliance.errors import ConfigError
+from appliance.logs import log
+from appliance.metrics import Gauge, Metrics
+from appliance.pipeline import Engine, Pipeline
+
+
+class Services:
+    """Everything a running service consists of. Attributes are what `http` may use."""
+
+    def __init__(self, config: Config, reload_config: Callable[[], Config] = load_config) -> None:
+        """Build without starting anything. Raises ConfigError."""
+        self.config = config
+        self.auth = Auth.from_config(config)
+        self.metrics = Metrics()
+        self.started_unix = unix_seconds()
+        self._reload_config = reload_config
+        models = catalog.entries(config)
+        self.topology = read_topology()
+        self.placement = places.plan_threads(
+            self.topology, config.threads or None, config.cpus or None, children=max(1, len(models))
+        )
+        engines = {
+            entry.name: self._engine(entry, place)
+            for entry, place in zip(models, self.placement.children, strict=False)
+        }
+        self.pipeline = Pipeline(engines, self.metrics, timeout_s=config.request_timeout_s)
+        self.metrics.add_source(self._gauges)
+
+    def _engine(self, entry: catalog.ModelEntry, place: places.ChildPlacement) -> Engine:
+        config = self.config
+        settings = WorkerSettings(
+            engine=config.engine,
+            name=entry.name,
+            path=str(entry.path),
+            context_tokens=config.ctx_size,
+            sequences=config.parallel,
+            kv_tokens=config.kv_size,
+            threads=place.threads,
+            cpus=place.cpus,
+            batch_tokens=config.batch_size,
+            stall_s=config.stall_ms / 1000,
+            store_bytes=config.prefix_cache_mb * 1_000_000,
+            type_k=config.cache_type_k,
+            type_v=config.cache_type_v,
+            flash_attn=config.flash_attn,
+            mlock=config.mlock,
+            fake_step_s=float(os.environ.get("APPLIANCE_FAKE_STEP_S", "0")),
+        )
+        environment = places.child_environment(place)
+        client = EngineClient()
+        supervisor = Supervisor(
+            entry.name,
+            lambda: Child(settings, environment),
+            client,
+            hang_timeout_s=config.hang_timeout_s,
+            load_timeout_s=config.load_timeout_s,
+            log=log,
+        )
+        return Engine(supervisor, client, Admission(config.parallel, config.queue_size))
+
+    @property
+    def supervisors(self) -> list[Supervisor]:
+        """One for each model, in order."""
+        return [engine.supervisor for engine in self.pipeline.engines.values()]
+
+    def start(self) -> None:
+        """Begin loading the models; returns at once."""
+        for note in self.placement.notes:
+            log("info", note)
+        for supervisor in self.supervisors:
+            supervisor.start()
+
+    def reload(self) -> None:
+        """Take over what can change while running. An invalid configuration is told and the old one kept."""
+        try:
+            fresh = self._reload_config()
+            auth = Auth.from_config(fresh)
+        except ConfigError as error:
+            log("error", f"The configuration was not reloaded, the old one stays: {error}")
+            return
+        self.auth = auth
+        self.pipeline.timeout_s = fresh.request_timeout_s
+        for engine in self.pipeline.engines.values():
+            engine.admission.queue_size = fresh.queue_size
+        self.config = fresh
+        log("info", "Configuration reloaded: keys, queue and time limits. Other settings need a restart.")
+
+    def drain(self) -> None:
+        """Take no new requests and let the running ones end, for at most drain_s."""
+        self.pipeline.draining = True
+        until = monotonic() + self.config.drain_s
+        while monotonic() < until and any(e.admission.running or e.admission.waiting for e in self.pipeline.engines.values()):
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """End every engine."""
+        for supervisor in reversed(self.supervisors):
+            supervisor.stop()
+
+    # -- gauges ------------------------------------------------------------------------------------------------
+
+    def _gauges(self) -> Iterator[Gauge]:
+        yield from _engine_gauges(self.pipeline.engines)
+        yield from _placement_gauges(self.supervisors)
+        memory = psutil.Process().memory_info().rss
+        yield "appliance_web_memory_bytes", "Resident memory of the web worker.", [({}, memory)]
+        yield from _llama_names(self.metrics, self.pipeline.engines)
+
+
+def _engine_gauges(engines: dict[str, Engine]) -> Iterator[Gauge]:
+    rows = [({"model": name}, engine) for name, engine in engines.items()]
+
+    def gauge(name: str, text: str, value: Callable[[Engine], float]) -> Gauge:
+        return name, text, [(labels, value(engine)) for labels, engine in rows]
+
+    def load(field: str) -> Callable[[Engine], float]:
+        return lambda engine: engine.supervisor.status.load.get(field, 0)
+
+    yield gauge("appliance_engine_ready", "1 when the model can answer.", lambda e: e.supervisor.status.state == "ready")
+    yield gauge("appliance_requests_waiting", "Requests in line.", lambda e: e.admission.waiting)
+    yield gauge("appliance_sequences_admitted", "Sequences let in and not yet ended.", lambda e: e.admission.running)
+    yield gauge("appliance_engine_running", "Sequences the engine computes.", load("running"))
+    yield gauge("appliance_engine_steps_total", "Steps since the engine started.", lambda e: e.client.steps)
+    yield gauge("appliance_engine_step_seconds", "Length of the last step.", load("step_s"))
+    yield gauge("appliance_kv_used_tokens", "KV cache held by running sequences.", load("kv_used_tokens"))
+    yield gauge("appliance_kv_cached_tokens", "KV cache held by remembered prefixes.", load("kv_cached_tokens"))
+    yield gauge("appliance_kv_total_tokens", "KV cache in all.", load("kv_total_tokens"))
+    yield gauge("appliance_prefix_store_bytes", "Memory of displaced prefixes.", load("stored_prefix_bytes"))
+    yield (
+        "appliance_engine_restarts_total",
+        "Deaths of engine processes by cause.",
+        [({**labels, "cause": c}, n) for labels, e in rows for c, n in e.supervisor.status.restarts.items()],
+    )
+
+
+def _placement_gauges(supervisors: Iterable[Supervisor]) -> Iterator[Gauge]:
+    threads, allowed = [], []
+    for supervisor in supervisors:
+        pid = supervisor.status.pid
+        seen = observed_placement(pid) if pid else []
+        threads.append(({"model": supervisor.name}, float(len(seen))))
+        for thread in seen:
+            cpus = ",".join(map(str, thread.allowed_cpus))
+            allowed.append(({"model": supervisor.name, "tid": str(thread.tid), "cpus": cpus}, float(thread.last_cpu)))
+    yield "appliance_engine_threads", "Threads of the engine process.", threads
+    yield "appliance_engine_thread_cpu", "CPU a thread last ran on; `cpus` is where it may run.", allowed
+
+
+def _llama_names(metrics: Metrics, engines: dict[str, Engine]) -> Iterator[Gauge]:
+    """llama-server's names, so that dashboards made for it go on working."""
+    prompt = metrics.total("appliance_prompt_tokens_total") - metrics.total("appliance_cached_prompt_tokens_total")
+    yield "llamacpp:prompt_tokens_total", "Number of prompt tokens processed.", [({}, prompt)]
+    yield (
+        "llamacpp:tokens_predicted_total",
+        "Number of generation tokens processed.",
+        [({}, metrics.total("appliance_generated_tokens_total"))],
+    )
+    running = sum(e.supervisor.status.load.get("running", 0) for e in engines.values())
+    yield "llamacpp:requests_processing", "Number of requests processing.", [({}, running)]
+    waiting = sum(e.admission.waiting for e in engines.values())
+    yield "llamacpp:requests_deferred", "Number of requests deferred.", [({}, waiting)]
+    steps = sum(e.client.steps for e in engines.values())
+    yield "llamacpp:n_decode_total", "Total number of decode calls.", [({}, steps)]
