@@ -1,0 +1,34 @@
+"""What this package needs from the rest of the service, written down once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+from appliance.auth import Auth
+from appliance.config import Config
+from appliance.metrics import Metrics
+from appliance.pipeline import Pipeline
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+class Services(Protocol):
+    """The running service. `config` and `auth` are replaced on a reload, so they are read anew for each request."""
+
+    config: Config
+    pipeline: Pipeline
+    auth: Auth
+    metrics: Metrics
+    started_unix: int
+
+
+def public(view: View) -> View:
+    """Mark a view that answers without a key. Everything else needs one as soon as keys are set."""
+    view.public = True  # type: ignore[attr-defined]
+    return view
+
+
+def is_public(view: Callable[..., Any] | None) -> bool:
+    """Whether the view was marked with `public`."""
+    return getattr(view, "public", False)

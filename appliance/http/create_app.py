@@ -1,0 +1,54 @@
+"""The Flask application: blueprints, keys, request ids, one error shape, one log line a request. No globals."""
+
+from __future__ import annotations
+
+from flask import Flask, Response, g, request
+
+from appliance.http import (
+    errors,
+    health,
+    linger,
+    openai_chat,
+    openai_completions,
+    openai_models,
+    openai_tokens,
+    openapi,
+)
+from appliance.http.contract import Services, is_public
+from appliance.http.request_log import Story, request_id
+
+FAMILIES = (openai_models, openai_chat, openai_completions, openai_tokens, health, openapi)
+
+
+def create_app(services: Services) -> Flask:
+    """An application over running services. Starts no thread and opens no file."""
+    app = Flask("appliance", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = services.config.max_body_bytes
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # there are no CORS headers to tell of: 405 like any other method
+    app.url_map.strict_slashes = False
+    app.url_map.merge_slashes = False  # a redirect would turn a POST into a question
+    for family in FAMILIES:
+        app.register_blueprint(family.blueprint(services))
+    errors.register(app)
+
+    @app.before_request
+    def begin() -> None:
+        view = app.view_functions.get(request.endpoint or "")
+        open_to_all = is_public(view)
+        route = request.url_rule.rule if request.url_rule else "unmatched"
+        g.story = Story(request_id(request.headers.get("X-Request-Id")), request.method, route, quiet=open_to_all)
+        if view is not None and not open_to_all:
+            g.story.principal = services.auth.identify(request.headers).name
+
+    @app.after_request
+    def end(response: Response) -> Response:
+        story: Story = g.story
+        response.headers["x-request-id"] = story.id
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        status, environ = response.status_code, request.environ
+        response.call_on_close(lambda: story.finish(status, services.metrics))
+        if not story.body_read and linger.is_unread(environ):
+            response.call_on_close(lambda: linger.drain(environ.get("gunicorn.socket")))
+        return response
+
+    return app

@@ -1,0 +1,30 @@
+"""What every endpoint that takes JSON does first: read the body, find the model and who is asking."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from flask import g, request
+
+from appliance.http import schemas
+from appliance.http.contract import Services
+from appliance.http.json_body import parse_body, read_bytes
+
+
+def read_body() -> dict[str, Any]:
+    """The request's JSON object; notes that the body was read."""
+    raw = read_bytes(request)
+    g.story.body_read = True
+    return parse_body(raw, request.mimetype)
+
+
+def origin(services: Services, body: dict[str, Any], prefix: str) -> schemas.Origin:
+    """Where a request comes from and which model it means. Raises ModelNotFound."""
+    model = services.pipeline.resolve(schemas.model_name(body))
+    return schemas.Origin(
+        id=prefix + secrets.token_hex(12),
+        model=model,
+        principal=g.story.principal,
+        priority=schemas.priority(request.headers.get("X-Priority")),
+    )

@@ -1,0 +1,265 @@
+"""GET /openapi.json: what there is, as OpenAPI 3.1. Limits come from the tables that the checks use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, Response
+
+from appliance.http.answering import reply
+from appliance.http.contract import Services
+from appliance.http.fields import INT32_MAX, SAMPLING_FIELDS
+from appliance.http.schemas import MAX_STOP_CHARS, MAX_STOPS, MAX_TOP_LOGPROBS, ROLES
+
+Schema = dict[str, Any]
+STRING: Schema = {"type": "string"}
+BOOLEAN: Schema = {"type": "boolean"}
+COUNT: Schema = {"type": "integer", "minimum": 0}
+TOKENS: Schema = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": INT32_MAX}}
+STATUSES = {
+    "400": "The request cannot be served as it is written; `param` names the field.",
+    "401": "No key, or not a valid one.",
+    "404": "No such model.",
+    "413": "The body is larger than max_body_bytes.",
+    "415": "The body is not JSON.",
+    "429": "The queue is full; Retry-After says when to come back.",
+    "500": "A mistake in the server; its log has the reason.",
+    "503": "The model is loading, has failed, or the service is stopping; with Retry-After.",
+}
+
+
+def blueprint(services: Services) -> Blueprint:
+    """The routes of this file."""
+    routes = Blueprint("openapi", __name__)
+
+    @routes.get("/openapi.json")
+    def openapi() -> Response:
+        return reply(document(services.auth.required))
+
+    return routes
+
+
+def document(key_needed: bool) -> Schema:
+    """The whole description."""
+    security = [{"bearer": []}, {"x_api_key": []}] if key_needed else []
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "appliance",
+            "version": "1",
+            "description": "Language models on this machine's CPU, behind the OpenAI API. Unknown fields are ignored, "
+            "null means the default. The paths of OpenAI's API answer without /v1 as well.",
+        },
+        "servers": [{"url": "/"}],
+        "security": security,
+        "paths": _paths(),
+        "components": {
+            "schemas": _schemas(),
+            "responses": {f"Status{code}": _error(code, text) for code, text in STATUSES.items()},
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "x_api_key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+            },
+        },
+    }
+
+
+def _error(code: str, text: str) -> Schema:
+    headers = {"x-request-id": {"schema": STRING}}
+    if code in ("429", "503"):
+        headers["Retry-After"] = {"description": "Seconds.", "schema": COUNT}
+    return {"description": text, "headers": headers, "content": _json({"$ref": "#/components/schemas/Error"})}
+
+
+def _json(schema: Schema) -> Schema:
+    return {"application/json": {"schema": schema}}
+
+
+def _object(properties: Schema, required: tuple[str, ...] = (), **more: Any) -> Schema:
+    return {"type": "object", "properties": properties, "required": list(required), **more}
+
+
+def _optional(schema: Schema) -> Schema:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _operation(
+    name: str, summary: str, answer: Schema, statuses: tuple[str, ...], body: str | None = None, **more: Any
+) -> Schema:
+    responses: Schema = {"200": {"description": "Done.", "content": answer}}
+    responses |= {code: {"$ref": f"#/components/responses/Status{code}"} for code in statuses}
+    found = {"operationId": name, "summary": summary, "responses": responses, **more}
+    if body:
+        found["requestBody"] = {"required": True, "content": _json({"$ref": f"#/components/schemas/{body}"})}
+    return found
+
+
+def _paths() -> Schema:
+    posting = ("400", "401", "404", "413", "415", "500", "503")
+    priority = {
+        "name": "X-Priority",
+        "in": "header",
+        "description": "batch waits while interactive requests do not.",
+        "schema": {"enum": ["interactive", "batch"]},
+    }
+    model = {"name": "model", "in": "path", "required": True, "schema": STRING}
+    paths: Schema = {}
+
+    def generating(path: str, name: str, summary: str) -> None:
+        answer = _json({"$ref": f"#/components/schemas/{name}"}) | {"text/event-stream": {"schema": STRING}}
+        for prefix in ("/v1", ""):
+            operation = name[0].lower() + name[1:] + ("" if prefix else "Short")
+            paths[prefix + path] = {
+                "post": _operation(
+                    operation, summary, answer, (*posting, "429"), f"{name}Request", parameters=[priority]
+                )
+            }
+
+    generating("/chat/completions", "ChatCompletion", "Answer a conversation.")
+    generating("/completions", "Completion", "Continue a text.")
+    for prefix in ("/v1", ""):
+        short = "" if prefix else "Short"
+        paths[f"{prefix}/models"] = {
+            "get": _operation(f"models{short}", "The models served.", _ref("ModelList"), ("401",))
+        }
+        paths[f"{prefix}/models/{{model}}"] = {
+            "get": _operation(f"model{short}", "One model.", _ref("Model"), ("401", "404"), parameters=[model])
+        }
+        for verb, text in (("Tokenize", "Text to token ids."), ("Detokenize", "Token ids to text.")):
+            operation = _operation(verb.lower() + short, text, _ref(f"{verb}Answer"), posting, f"{verb}Request")
+            paths[f"{prefix}/{verb.lower()}"] = {"post": operation}
+    for path, text in (("/health", "Can it answer?"), ("/v1/health", "Can it answer?"), ("/livez", "Is it alive?")):
+        operation = _operation(path.strip("/").replace("/", "_"), text, _ref("Status"), ("503",), security=[])
+        paths[path] = {"get": operation}
+    paths["/readyz"] = {
+        "get": _operation("readyz", "Is a model ready, and does it move?", _ref("Readiness"), ("503",), security=[])
+    }
+    paths["/metrics"] = {
+        "get": _operation("metrics", "Numbers for Prometheus.", {"text/plain": {"schema": STRING}}, ("401",))
+    }
+    paths["/openapi.json"] = {"get": _operation("openapi", "This description.", _json({"type": "object"}), ("401",))}
+    return paths
+
+
+def _ref(name: str) -> Schema:
+    return _json({"$ref": f"#/components/schemas/{name}"})
+
+
+def _generation() -> Schema:
+    fields: Schema = {
+        "model": _optional({**STRING, "description": "Absent: the first model served."}),
+        "max_tokens": _optional({"type": "integer", "minimum": -1, "description": "-1: up to the end of the context."}),
+        "stop": _optional(
+            {
+                "anyOf": [
+                    {**STRING, "minLength": 1, "maxLength": MAX_STOP_CHARS},
+                    {"type": "array", "items": {**STRING, "minLength": 1}, "maxItems": MAX_STOPS},
+                ]
+            }
+        ),
+        "n": _optional({"type": "integer", "minimum": 1, "description": "At most max_choices."}),
+        "stream": _optional(BOOLEAN),
+        "stream_options": _optional(_object({"include_usage": BOOLEAN})),
+        "logit_bias": _optional(
+            {
+                "anyOf": [
+                    {"type": "object", "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100}},
+                    {"type": "array", "description": "[[token id, bias], ...]; false bans a token."},
+                ]
+            }
+        ),
+    }
+    for row in SAMPLING_FIELDS:
+        fields[row.name] = _optional(
+            {"type": row.kind, "minimum": row.low, "maximum": row.high, "description": row.help}
+        )
+    return fields
+
+
+def _schemas() -> Schema:
+    logprobs = {"type": "integer", "minimum": 0, "maximum": MAX_TOP_LOGPROBS}
+    part = _object({"type": {"const": "text"}, "text": STRING}, ("type", "text"))
+    message = _object(
+        {"role": {"enum": list(ROLES)}, "content": {"anyOf": [STRING, {"type": "array", "items": part}]}},
+        ("role", "content"),
+    )
+    usage = _object(
+        {
+            "prompt_tokens": COUNT,
+            "completion_tokens": COUNT,
+            "total_tokens": COUNT,
+            "prompt_tokens_details": _object({"cached_tokens": COUNT}),
+        },
+        ("prompt_tokens", "completion_tokens", "total_tokens"),
+    )
+    reason = {"enum": ["stop", "length"]}
+    head = {"id": STRING, "object": STRING, "created": COUNT, "model": STRING, "usage": usage}
+    chat_choice = _object(
+        {
+            "index": COUNT,
+            "finish_reason": reason,
+            "logprobs": _optional({"type": "object"}),
+            "message": _object({"role": {"const": "assistant"}, "content": STRING, "refusal": {"type": "null"}}),
+        }
+    )
+    text_choice = _object(
+        {"index": COUNT, "finish_reason": reason, "logprobs": _optional({"type": "object"}), "text": STRING}
+    )
+    prompt = {
+        "anyOf": [STRING, {"type": "array", "items": STRING}, TOKENS, {"type": "array", "items": TOKENS, "minItems": 1}]
+    }
+    model = _object(
+        {
+            "id": STRING,
+            "object": {"const": "model"},
+            "created": COUNT,
+            "owned_by": STRING,
+            "meta": _optional({"type": "object"}),
+        },
+        ("id", "object", "created", "owned_by"),
+    )
+    return {
+        "Error": _object({"error": _error_object()}, ("error",)),
+        "ChatCompletionRequest": _object(
+            {
+                "messages": {"type": "array", "items": message, "minItems": 1},
+                **_generation(),
+                "max_completion_tokens": _optional({"type": "integer", "minimum": -1}),
+                "logprobs": _optional(BOOLEAN),
+                "top_logprobs": _optional(logprobs),
+            },
+            ("messages",),
+        ),
+        "CompletionRequest": _object(
+            {"prompt": prompt, **_generation(), "echo": _optional(BOOLEAN), "logprobs": _optional(logprobs)},
+            ("prompt",),
+        ),
+        "ChatCompletion": _object({**head, "choices": {"type": "array", "items": chat_choice}}),
+        "Completion": _object({**head, "choices": {"type": "array", "items": text_choice}}),
+        "Model": model,
+        "ModelList": _object(
+            {"object": {"const": "list"}, "data": {"type": "array", "items": {"$ref": "#/components/schemas/Model"}}}
+        ),
+        "TokenizeRequest": _object(
+            {
+                "model": STRING,
+                "content": STRING,
+                "text": STRING,
+                "add_special": BOOLEAN,
+                "parse_special": BOOLEAN,
+                "with_pieces": BOOLEAN,
+            }
+        ),
+        "TokenizeAnswer": _object({"tokens": {"type": "array"}}, ("tokens",)),
+        "DetokenizeRequest": _object({"model": STRING, "tokens": TOKENS}, ("tokens",)),
+        "DetokenizeAnswer": _object({"content": STRING}, ("content",)),
+        "Status": _object({"status": STRING}, ("status",)),
+        "Readiness": _object({"status": STRING, "models": {"type": "object"}}, ("status",)),
+    }
+
+
+def _error_object() -> Schema:
+    return _object(
+        {"message": STRING, "type": STRING, "param": _optional(STRING), "code": _optional(STRING)},
+        ("message", "type", "param", "code"),
+    )

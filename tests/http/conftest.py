@@ -1,0 +1,280 @@
+"""A whole service in this process: the real pipeline, supervisor, client and loop over the fake engine, on threads."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import socketserver
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+import pytest
+from flask.testing import FlaskClient
+
+from appliance.admission import Admission
+from appliance.auth import Auth
+from appliance.clock import monotonic
+from appliance.config import SETTINGS, Config
+from appliance.engine.channel import Channel, ChannelClosed
+from appliance.engine.child import Death
+from appliance.engine.client import EngineClient
+from appliance.engine.fake_backend import FakeBackend
+from appliance.engine.loop import Loop
+from appliance.engine.messages import Booting, Ready, Refused
+from appliance.engine.supervisor import Supervisor
+from appliance.errors import ModelFileError
+from appliance.http.create_app import create_app
+from appliance.metrics import Metrics
+from appliance.pipeline import Engine, Pipeline
+
+FIELDS = {"message", "type", "param", "code"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything in this folder has the `http` marker."""
+    for item in items:
+        if "tests/http/" in str(item.path):
+            item.add_marker(pytest.mark.http)
+
+
+class ThreadChild:
+    """The engine's loop on a thread instead of in a process; otherwise what `supervisor` expects of a child."""
+
+    pid = os.getpid()
+
+    def __init__(self, backend: FakeBackend, gate: threading.Event, refuse: str) -> None:
+        ours, theirs = socket.socketpair()
+        self.channel = Channel(ours)
+        self._socket = theirs
+        self._backend, self._gate, self._refuse = backend, gate, refuse
+        self.loop: Loop | None = None
+        self._thread = threading.Thread(target=self._run, name="fake-engine")
+        self._thread.start()
+
+    def _run(self) -> None:
+        link = Channel(self._socket)
+        try:
+            if self._refuse:
+                link.send(Refused(ModelFileError(self._refuse).to_wire()))
+                return
+            link.send(Booting("reading weights", 0.5))
+            self._gate.wait()
+            self.loop = Loop(self._backend, link, monotonic, stall_s=0.2, batch_tokens=512, store_bytes=0)
+            link.send(Ready(asdict(replace(self._backend.info, threads=1, cpus=(0,)))))
+            while not self.loop.stopping:
+                self.loop.step()
+        except ChannelClosed:
+            pass
+        finally:
+            link.close()
+
+    def kill(self) -> None:
+        self._gate.set()
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # the loop has ended by itself
+
+    def bury(self, timeout_s: float = 5.0) -> int:
+        self._thread.join(timeout_s)
+        assert not self._thread.is_alive()
+        self.channel.close()
+        return -9
+
+    def explain(self, code: int) -> Death:
+        return Death("stopped", "it was killed from outside (SIGKILL)")
+
+
+class Client(FlaskClient):
+    """Reads and closes responses as a server does, unless `buffered=False`."""
+
+    def open(self, *args: Any, buffered: bool = True, **more: Any) -> Any:
+        return super().open(*args, buffered=buffered, **more)
+
+
+class Service:
+    """Running services with an application over them. Settings are given by name."""
+
+    def __init__(
+        self,
+        *,
+        models: tuple[str, ...] = ("fake",),
+        step_s: float = 0.0,
+        sequences: int = 4,
+        context_tokens: int = 512,
+        loaded: bool = True,
+        refuse: str = "",
+        **settings: Any,
+    ) -> None:
+        values = {s.name: s.default for s in SETTINGS} | settings
+        self.config = Config(values)
+        self.auth = Auth.from_config(self.config)
+        self.metrics = Metrics()
+        self.started_unix = 1_700_000_000
+        self.gate = threading.Event()
+        self.children: list[ThreadChild] = []
+        if loaded:
+            self.gate.set()
+        engines = {}
+        for name in models:
+            client = EngineClient()
+
+            def start(name: str = name) -> ThreadChild:
+                backend = FakeBackend(name, sequences=sequences, context_tokens=context_tokens, step_s=step_s)
+                self.children.append(ThreadChild(backend, self.gate, refuse))
+                return self.children[-1]
+
+            supervisor = Supervisor(
+                name, start, client, hang_timeout_s=30, load_timeout_s=30, log=lambda level, words: None
+            )
+            engines[name] = Engine(supervisor, client, Admission(sequences, self.config.queue_size))
+        self.pipeline = Pipeline(engines, self.metrics, timeout_s=self.config.request_timeout_s)
+        for engine in engines.values():
+            engine.supervisor.start()
+            if loaded and not refuse:
+                engine.supervisor.wait_ready(5)
+        self.app = create_app(self)
+        self.app.test_client_class = Client
+
+    @property
+    def client(self) -> FlaskClient:
+        return self.app.test_client()
+
+    def outstanding(self) -> int:
+        return sum(engine.client.outstanding() for engine in self.pipeline.engines.values())
+
+    def stop(self) -> None:
+        self.gate.set()
+        for engine in self.pipeline.engines.values():
+            engine.supervisor.stop()
+
+
+@pytest.fixture
+def make_service() -> Iterator[Callable[..., Service]]:
+    """Makes services with settings of one's own."""
+    made: list[Service] = []
+
+    def make(**how: Any) -> Service:
+        made.append(Service(**how))
+        return made[-1]
+
+    yield make
+    for service in made:
+        service.stop()
+
+
+@pytest.fixture
+def service(make_service: Callable[..., Service]) -> Service:
+    """The ordinary service: one model, no keys."""
+    return make_service()
+
+
+@pytest.fixture
+def client(service: Service) -> FlaskClient:
+    return service.client
+
+
+@pytest.fixture(scope="module")
+def shared_client() -> Iterator[FlaskClient]:
+    """A client for the many tests that are refused before anything happens."""
+    service = Service()
+    yield service.client
+    service.stop()
+
+
+class _Server(socketserver.ThreadingMixIn, WSGIServer):
+    """A thread a connection, which `server_close` waits for; one request a connection."""
+
+    daemon_threads = False
+
+
+class _Handler(WSGIRequestHandler):
+    """Looks like gunicorn's gthread worker where it matters here."""
+
+    def get_environ(self) -> dict[str, Any]:
+        return super().get_environ() | {"gunicorn.socket": self.connection}
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Service], str]]:
+    """Puts a service on a real socket and returns its address."""
+    running = []
+
+    def start(service: Service) -> str:
+        server = _Server(("127.0.0.1", 0), _Handler)
+        server.set_app(service.app)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        running.append((server, thread))
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield start
+    for server, thread in running:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 3.0) -> None:
+    """Return as soon as `condition` holds; fail when it does not in time."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not come true in time"
+        time.sleep(0.01)
+
+
+@pytest.fixture(name="wait_for")
+def _wait_for() -> Callable[..., None]:
+    return wait_for
+
+
+def check_error(response: Any, status: int, code: str, param: str | None = None) -> dict[str, Any]:
+    """The response is an error of ours with all four fields; returns the error object."""
+    assert response.status_code == status, response.get_data(as_text=True)
+    assert response.mimetype == "application/json"
+    body = response.get_json()
+    error = body["error"]
+    assert set(error) == FIELDS
+    assert error["message"] and isinstance(error["message"], str)
+    assert (error["code"], error["param"]) == (code, param), error
+    assert response.headers["x-request-id"]
+    return error
+
+
+@pytest.fixture(name="check_error")
+def _check_error() -> Callable[..., dict[str, Any]]:
+    return check_error
+
+
+def read_events(raw: bytes) -> list[Any]:
+    """The events of a stream: parsed JSON, the text [DONE], or a comment with its colon. Checks the framing."""
+    assert raw.endswith(b"\n\n")
+    found: list[Any] = []
+    for block in raw.decode().removesuffix("\n\n").split("\n\n"):
+        assert "\n" not in block
+        if block.startswith(":"):
+            found.append(block)
+            continue
+        assert block.startswith("data: ")
+        value = block.removeprefix("data: ")
+        found.append(value if value == "[DONE]" else json.loads(value))
+    return found
+
+
+@pytest.fixture(name="read_events")
+def _read_events() -> Callable[[bytes], list[Any]]:
+    return read_events
+
+
+@pytest.fixture
+def hello() -> dict[str, Any]:
+    """A small chat request; the fake answers `echo: hello`."""
+    return {"model": "fake", "messages": [{"role": "user", "content": "hello"}]}
