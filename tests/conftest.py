@@ -1,0 +1,68 @@
+"""What holds for every test: a data folder of its own, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import hypothesis
+import psutil
+import pytest
+
+from appliance.config import SETTINGS
+
+UNIT = Path(__file__).parent / "unit"
+PATIENCE_S = 3.0
+
+hypothesis.settings.register_profile("appliance", deadline=None, max_examples=60, derandomize=True, database=None)
+hypothesis.settings.register_profile("explore", deadline=None, max_examples=2000, database=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "appliance"))
+
+
+@pytest.fixture(autouse=True)
+def private_data_dir(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes what belongs to the person who runs it."""
+    for setting in SETTINGS:
+        monkeypatch.delenv(setting.env, raising=False)
+    folder = tmp_path_factory.mktemp("data")
+    monkeypatch.setenv("APPLIANCE_DATA_DIR", str(folder))
+    monkeypatch.setenv("XDG_DATA_HOME", str(folder))
+
+
+def _settled(left: Callable[[], set]) -> set:
+    """What is still left after a moment of patience."""
+    until = time.monotonic() + PATIENCE_S
+    while (found := left()) and time.monotonic() < until:
+        time.sleep(0.01)
+    return found
+
+
+def _sockets() -> set[str]:
+    found = set()
+    for entry in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{entry}")
+        except OSError:
+            continue  # the descriptor of this very listing
+        if target.startswith("socket:"):
+            found.add(target)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No thread, no child process and (unit tests) no socket outlives its test."""
+    threads = set(threading.enumerate())
+    children = {child.pid for child in psutil.Process().children()}
+    sockets = _sockets()
+    yield
+    left = _settled(lambda: set(threading.enumerate()) - threads)
+    assert not left, f"threads left behind: {sorted(thread.name for thread in left)}"
+    pids = _settled(lambda: {child.pid for child in psutil.Process().children()} - children)
+    assert not pids, f"child processes left behind: {sorted(pids)}"
+    if UNIT in request.path.parents:
+        open_sockets = _settled(lambda: _sockets() - sockets)
+        assert not open_sockets, f"sockets left open: {sorted(open_sockets)}"

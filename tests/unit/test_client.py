@@ -1,0 +1,316 @@
+"""The web worker's side of an engine, without a process: everything sent ends exactly once."""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+import pytest
+from fakes import GREEDY, Inbox, chat
+
+from appliance.engine.channel import Channel
+from appliance.engine.client import EngineClient, fingerprint
+from appliance.engine.messages import Answer, Ask, Cancel, Frame, Generate
+from appliance.errors import (
+    ApplianceError,
+    Cancelled,
+    Draining,
+    EngineLost,
+    InvalidRequest,
+    ModelFailed,
+    RequestQuarantined,
+    Unavailable,
+)
+from appliance.types import Delta, Failed, Finished, TokenLogprob, Usage
+
+LOST = EngineLost("It crashed.")
+
+
+class Peer:
+    """A client and the child's end of its channel."""
+
+    def __init__(self) -> None:
+        self.client = EngineClient()
+        self.ours: Channel | None = None
+        self.theirs: Channel | None = None
+
+    def attach(self) -> None:
+        a, b = socket.socketpair()
+        self.ours, self.theirs = Channel(a), Channel(b)
+        self.client.attach(self.ours)
+
+    def die(self, blame: bool = True) -> None:
+        """As the supervisor does it: the channel is closed, then detached."""
+        self.theirs.close()
+        self.ours.close()
+        self.client.detach(LOST, blame)
+
+    def submit(self, name: str, words: str = "hi") -> Inbox:
+        inbox = Inbox()
+        self.client.submit(Generate(name, chat(words), GREEDY), 0, inbox)
+        return inbox
+
+    def received(self) -> list:
+        found = []
+        while (message := self.theirs.receive(0.05)) is not None:
+            found.append(message)
+        return found
+
+
+@pytest.fixture
+def peer():
+    peer = Peer()
+    yield peer
+    for channel in (peer.ours, peer.theirs):
+        if channel:
+            channel.close()
+
+
+def test_a_sequence_gets_its_deltas_and_its_end(peer):
+    peer.attach()
+    inbox = peer.submit("a")
+    assert [m.id for m in peer.received()] == ["a"]
+    rows = [[7, "\xff", -0.5, [[7, "\xff", -0.5], [8, "b", -1.5]]]]
+    peer.client.take(Frame(1, deltas=[["a", "he", 1, rows]], started=["a"]))
+    peer.client.take(Frame(2, deltas=[["a", "y", 1, None]], ended=[["a", "stop", 5, 2, 3, "END"]]))
+    assert inbox.events == [
+        Delta(0, "he", 1, (TokenLogprob(7, b"\xff", -0.5, ((7, b"\xff", -0.5), (8, b"b", -1.5))),)),
+        Delta(0, "y"),
+        Finished(0, "stop", Usage(5, 2, 3), "END"),
+    ]
+    assert peer.client.steps == 2
+    assert peer.client.outstanding() == 0
+
+
+def test_a_failure_arrives_as_the_error_it_was(peer):
+    peer.attach()
+    inbox = peer.submit("a")
+    peer.client.take(Frame(1, failed=[["a", InvalidRequest("No.", param="prompt", remedy="Yes.").to_wire()]]))
+    (event,) = inbox.events
+    assert isinstance(event.error, InvalidRequest)
+    assert (event.error.message, event.error.param, event.error.remedy) == ("No.", "prompt", "Yes.")
+
+
+def test_what_is_submitted_without_a_child_is_sent_to_the_next_one(peer):
+    inboxes = [peer.submit(name) for name in "abc"]
+    peer.attach()
+    assert [m.id for m in peer.received()] == ["a", "b", "c"]
+    peer.client.fail_all(Draining("Bye."))
+    assert [type(box.wait_end().error) for box in inboxes] == [Draining] * 3
+
+
+def test_news_about_strangers_is_ignored(peer):
+    peer.attach()
+    peer.client.take(Frame(1, [["x", "t", 1, None]], [["x", "stop", 1, 1, 0, None]], [["y", LOST.to_wire()]], ["z"]))
+    peer.client.take(Answer("q99", 1))
+    peer.client.cancel("x")
+    assert peer.client.outstanding() == 0 and peer.received() == []
+
+
+def test_what_had_streamed_is_lost_and_the_rest_is_sent_again(peer):
+    peer.attach()
+    streamed, started, waiting = peer.submit("a", "1"), peer.submit("b", "2"), peer.submit("c", "3")
+    peer.client.take(Frame(1, [["a", "text", 1, None]], started=["a", "b"]))
+    peer.die()
+    assert streamed.ends == [Failed(0, LOST)] and not started.ends and not waiting.ends
+    peer.attach()
+    assert [m.id for m in peer.received()] == ["b", "c"]
+    peer.client.take(Frame(1, started=["b"]))
+    peer.die()
+    assert started.ends == [Failed(0, LOST)] and not waiting.ends, "once resubmitted is enough, but only for what had begun"
+    for _ in range(3):
+        peer.attach()
+        assert [m.id for m in peer.received()] == ["c"]
+        peer.die(blame=False)
+    peer.attach()
+    peer.client.take(Frame(1, ended=[["c", "stop", 1, 1, 0, None]]))
+    assert isinstance(waiting.ends[0], Finished)
+
+
+def test_a_request_that_killed_the_engine_twice_is_not_tried_again(peer):
+    inbox = peer.submit("a", "poison")
+    for _ in range(2):
+        peer.attach()
+        peer.client.take(Frame(1, started=["a"]))
+        peer.die()
+    assert inbox.ends == [Failed(0, LOST)]
+    with pytest.raises(RequestQuarantined):
+        peer.submit("again", "poison")
+    peer.submit("other", "harmless")
+    peer.client.fail_all(LOST)
+
+
+def test_a_child_that_dies_of_taking_a_request_in_is_not_fed_it_for_ever(peer):
+    """It never said `started`: rendering or tokenizing killed it."""
+    inbox = peer.submit("a", "poison template")
+    for _ in range(2):
+        peer.attach()
+        peer.die()
+    assert inbox.ends == [Failed(0, LOST)]
+    with pytest.raises(RequestQuarantined):
+        peer.submit("again", "poison template")
+
+
+def test_killed_from_outside_is_nobodys_fault(peer):
+    for n in range(3):
+        peer.attach()
+        inbox = peer.submit(f"a{n}", "innocent")
+        peer.client.take(Frame(1, [[f"a{n}", "t", 1, None]], started=[f"a{n}"]))
+        peer.die(blame=False)
+        assert inbox.ends == [Failed(0, LOST)]
+    peer.attach()
+    peer.submit("b", "innocent")
+    peer.client.fail_all(LOST)
+
+
+def test_a_request_that_completes_is_no_suspect_any_more(peer):
+    peer.attach()
+    peer.submit("a", "popular")
+    for _ in range(4):
+        peer.client.take(Frame(1, started=["a"]))
+        peer.die()
+        peer.attach()
+        peer.client.take(Frame(2, ended=[["a", "stop", 1, 1, 0, None]]))
+        peer.submit("a", "popular")
+    peer.client.fail_all(LOST)
+
+
+def test_a_request_somebody_left_is_not_sent_to_the_next_child(peer):
+    peer.attach()
+    inbox = peer.submit("a")
+    peer.client.cancel("a")
+    peer.die()
+    assert [type(end.error) for end in inbox.ends] == [Cancelled]
+    peer.attach()
+    assert peer.received() == []
+
+
+def test_cancel_without_a_child_ends_the_ticket_at_once(peer):
+    inbox = peer.submit("a")
+    peer.client.cancel("a")
+    peer.client.cancel("a")
+    assert [type(end.error) for end in inbox.ends] == [Cancelled]
+    assert peer.client.outstanding() == 0
+
+
+def test_a_cancel_that_overtakes_its_request_is_repeated(peer):
+    """The next child is being sent what waits, while a client leaves."""
+    big = "x" * 400_000
+    first, second = peer.submit("a", big), peer.submit("b", big)
+    peer.attach()  # the first one fills the socket, the second one waits for its turn
+    thread = threading.Thread(target=peer.client.cancel, args=("b",), name="test-cancel")
+    thread.start()
+    kinds = []
+    while len([m for m in kinds if isinstance(m, Generate)]) < 2 or not isinstance(kinds[-1], Cancel):
+        kinds.append(peer.theirs.receive(2))
+        assert kinds[-1] is not None, "no Cancel after its Generate"
+    thread.join()
+    peer.client.fail_all(LOST)
+    assert first.ends and second.ends
+
+
+def test_attaching_does_not_wait_for_a_child_that_does_not_read(peer):
+    inboxes = [peer.submit(str(n), "x" * 300_000) for n in range(3)]
+    peer.attach()  # would block here for ever, and with it the thread that notices a hang
+    peer.die()
+    assert not any(inbox.ends for inbox in inboxes)
+    peer.client.fail_all(LOST)
+    assert all(len(inbox.ends) == 1 for inbox in inboxes)
+
+
+def test_a_request_too_large_for_the_channel_is_refused_and_forgotten(peer, monkeypatch):
+    monkeypatch.setattr("appliance.engine.channel.MAX_FRAME_BYTES", 1000)
+    waiting = peer.submit("early", "x" * 2000)
+    peer.attach()
+    assert isinstance(waiting.wait_end().error, InvalidRequest)
+    with pytest.raises(InvalidRequest, match="too large"):
+        peer.submit("late", "x" * 2000)
+    with pytest.raises(InvalidRequest, match="too large"):
+        peer.client.ask("tokenize", {"text": "x" * 2000}, 1)
+    assert peer.client.outstanding() == 0
+
+
+def test_an_id_in_use_is_refused(peer):
+    first = peer.submit("same")
+    with pytest.raises(InvalidRequest, match="same"):
+        peer.submit("same")
+    peer.client.fail_all(LOST)
+    assert len(first.ends) == 1
+
+
+def test_after_giving_up_nothing_waits_until_a_child_is_attached(peer):
+    peer.client.fail_all(ModelFailed("Broken."))
+    with pytest.raises(ModelFailed, match="Broken"):
+        peer.submit("a")
+    peer.attach()
+    peer.submit("b")
+    assert [m.id for m in peer.received()] == ["b"]
+    peer.client.fail_all(LOST)
+
+
+# -- questions -----------------------------------------------------------------------------------------------------
+
+
+def answering(peer: Peer, answer) -> threading.Thread:
+    def run() -> None:
+        question = peer.theirs.receive(5)
+        assert isinstance(question, Ask)
+        answer(question)
+
+    thread = threading.Thread(target=run, name="test-answerer")
+    thread.start()
+    return thread
+
+
+def test_a_question_gets_its_answer(peer):
+    peer.attach()
+    thread = answering(peer, lambda q: peer.client.take(Answer(q.id, {"tokens": [1]})))
+    assert peer.client.ask("tokenize", {"text": "x"}, 5) == {"tokens": [1]}
+    thread.join()
+    assert peer.client.outstanding() == 0
+
+
+def test_a_question_gets_the_childs_error(peer):
+    peer.attach()
+    thread = answering(peer, lambda q: peer.client.take(Answer(q.id, error=InvalidRequest("No.").to_wire())))
+    with pytest.raises(InvalidRequest, match="No"):
+        peer.client.ask("tokenize", {"text": "x"}, 5)
+    thread.join()
+
+
+def test_a_question_whose_child_dies_is_answered_with_that(peer):
+    peer.attach()
+    thread = answering(peer, lambda q: peer.client.detach(LOST, False))
+    with pytest.raises(EngineLost):
+        peer.client.ask("tokenize", {"text": "x"}, 5)
+    thread.join()
+
+
+def test_a_question_without_a_child_or_an_answer_is_unavailable(peer):
+    with pytest.raises(Unavailable):
+        peer.client.ask("tokenize", {}, 1)
+    peer.attach()
+    with pytest.raises(Unavailable, match=r"0\.05 s"):
+        peer.client.ask("tokenize", {}, 0.05)
+    assert peer.client.outstanding() == 0
+
+
+def test_a_fingerprint_is_of_everything_but_the_id():
+    base = Generate("a", chat("x"), {"seed": 1, "temperature": 0})
+    assert fingerprint(base) == fingerprint(Generate("b", chat("x"), {"temperature": 0, "seed": 1}))
+    others = [
+        Generate("a", chat("y"), base.sampling),
+        Generate("a", chat("x"), {"seed": 2, "temperature": 0}),
+        Generate("a", chat("x"), base.sampling, max_tokens=1),
+        Generate("a", chat("x"), base.sampling, stop=["s"]),
+        Generate("a", chat("x"), base.sampling, logprobs=1),
+        Generate("a", chat("x"), base.sampling, echo=True),
+    ]
+    assert len({fingerprint(ask) for ask in [base, *others]}) == 7
+
+
+def test_an_error_from_another_release_is_still_an_error(peer):
+    peer.attach()
+    inbox = peer.submit("a")
+    peer.client.take(Frame(1, failed=[["a", {"code": "made_up", "message": "Odd."}]]))
+    assert type(inbox.ends[0].error) is ApplianceError and "Odd" in str(inbox.ends[0].error)
