@@ -26,14 +26,14 @@
     `- PortUnavailable            500  port_unavailable        exit 71 or 77
 
 A message names the thing, its value, the limit and the setting to change. `remedy` is the sentence that tells the
-reader what to do; it is printed after the message. Statuses, types and codes are those of CONVENTIONS in README.md.
+reader what to do; it is printed after the message. Statuses, types and codes are listed in README.md.
 """
 
 from __future__ import annotations
 
 
 class ApplianceError(Exception):
-    """Something went wrong that we can put into words.
+    """A fault inside the service, and the root of every error below.
 
     message: what happened and why.  param: the request field or setting at fault.  remedy: what to do about it.
     retry_after_s: seconds after which trying again makes sense (sent as Retry-After), or None.
@@ -83,7 +83,7 @@ class InvalidRequest(ApplianceError):
 
 
 class ContextLengthExceeded(InvalidRequest):
-    """Prompt (plus the room asked for the answer) does not fit the context of one request."""
+    """The prompt does not fit the context of one request; the answer needs at least one token of it."""
 
     code = "context_length_exceeded"
 

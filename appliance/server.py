@@ -15,12 +15,14 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from gunicorn import util
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.gthread import ThreadWorker
 
+from appliance.clock import monotonic
 from appliance.config import Config
-from appliance.errors import ApplianceError, PortUnavailable, from_wire
+from appliance.errors import ApplianceError, InvalidRequest, PortUnavailable, from_wire
 from appliance.logs import configure, log
 from appliance.services import Services
 
@@ -28,6 +30,11 @@ SPARE_THREADS = 16
 """Threads beside those that wait for an engine: health, metrics, pages."""
 MAX_CONNECTIONS = 1000
 STOP_GRACE_S = 5
+READ_LIMIT_S = 30.0
+"""A request must have arrived whole within this time: while it is being read it holds a thread."""
+WRITE_LIMIT_MS = 60_000
+"""A client that takes nothing of its answer for this long is gone or asleep: the kernel ends its connection."""
+VANISHED = {errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH}
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -37,6 +44,7 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # inherited by the accepted ones: tokens go out at once
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, WRITE_LIMIT_MS)  # inherited as well
         sock.bind((host, port))
         sock.listen(512)
     except OSError as error:
@@ -54,9 +62,46 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class _Worker(ThreadWorker):
-    """The web worker: SIGHUP reloads, SIGTERM also tells the services to drain."""
+    """The web worker: SIGHUP reloads, SIGTERM also tells the services to drain, and nobody dawdles over a request."""
 
     services: Services
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._handled: dict[Any, tuple[float, Any]] = {}  # connection -> since when, and its request once the head is read
+
+    def init_process(self) -> None:
+        """Called by gunicorn in the new process."""
+        util.write_error = _write_error  # it has no hook for this
+        super().init_process()
+
+    def handle(self, conn: Any) -> Any:
+        """Called by gunicorn on a thread, with a connection that has something to read."""
+        self._handled[conn] = (monotonic(), None)
+        try:
+            return super().handle(conn)
+        finally:
+            del self._handled[conn]
+
+    def handle_request(self, req: Any, conn: Any) -> Any:
+        """Called by gunicorn when the head of a request is read."""
+        self._handled[conn] = (self._handled[conn][0], req)
+        try:
+            return super().handle_request(req, conn)
+        except OSError as error:
+            if error.errno in VANISHED:  # gunicorn would write a traceback; a reset is what it takes for a client that left
+                raise ConnectionResetError(errno.ECONNRESET, "the client vanished") from None
+            raise
+
+    def murder_pending(self) -> None:
+        """Called by gunicorn every second. Clients that vanished while they sent would hold their threads for ever."""
+        super().murder_pending()
+        for conn, (since, req) in list(self._handled.items()):
+            if monotonic() - since > READ_LIMIT_S and _is_arriving(req):
+                try:
+                    conn.sock.shutdown(socket.SHUT_RD)  # its thread reads the end of the request now
+                except OSError:
+                    pass  # it has just been closed
 
     def init_signals(self) -> None:
         """Called by gunicorn in the new process."""
@@ -73,6 +118,25 @@ class _Worker(ThreadWorker):
     def _aside(name: str, work: Callable[[], None]) -> None:
         # Not in the signal handler itself: it may interrupt a thread that holds the very lock the work needs.
         threading.Thread(target=work, name=name, daemon=True).start()
+
+
+def _is_arriving(req: Any) -> bool:
+    """Whether a part of the request is still to be read."""
+    if req is None:
+        return True
+    reader = req.body.reader
+    return bool(getattr(reader, "length", 0) or getattr(reader, "parser", None))  # announced length; chunked
+
+
+def _write_error(sock: socket.socket, status: int, reason: str, message: str) -> None:
+    """What gunicorn says when it cannot parse a request, in our shape instead of HTML. Replaces `util.write_error`."""
+    if status == 501:  # an unknown transfer coding
+        status, reason = 400, "Bad Request"
+    words = f"The server could not read this as an HTTP request: {reason}. {message}".strip()
+    error = InvalidRequest(words) if status < 500 else ApplianceError(words)
+    body = json.dumps(error.body()).encode("ascii")
+    head = f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    util.write_nonblock(sock, head.encode("latin-1") + body)
 
 
 class _Arbiter(Arbiter):

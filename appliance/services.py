@@ -20,7 +20,7 @@ from appliance.engine.supervisor import Supervisor
 from appliance.engine.topology import observed_placement, read_topology
 from appliance.engine.worker import WorkerSettings
 from appliance.errors import ConfigError
-from appliance.logs import log
+from appliance.logs import configure, log
 from appliance.metrics import Gauge, Metrics
 from appliance.pipeline import Engine, Pipeline
 
@@ -103,15 +103,17 @@ class Services:
         self.pipeline.timeout_s = fresh.request_timeout_s
         for engine in self.pipeline.engines.values():
             engine.admission.queue_size = fresh.queue_size
+        configure(fresh.log_level, fresh.log_format)
         self.config = fresh
-        log("info", "Configuration reloaded: keys, queue and time limits. Other settings need a restart.")
+        log("info", "Configuration reloaded: keys, limits and logging. Other settings need a restart.")
 
     def drain(self) -> None:
-        """Take no new requests and let the running ones end, for at most drain_s."""
+        """Take no new requests and let the running ones end, for at most drain_s; what still runs then is told why it ends."""
         self.pipeline.draining = True
         until = monotonic() + self.config.drain_s
         while monotonic() < until and any(e.admission.running or e.admission.waiting for e in self.pipeline.engines.values()):
             time.sleep(0.05)
+        self.stop()  # not left to gunicorn: it would cut the streams
 
     def stop(self) -> None:
         """End every engine."""

@@ -63,7 +63,8 @@ class GenerationRequest:
     """One API call: `prompts` times `choices` sequences, numbered prompt by prompt.
 
     max_tokens: None means up to the end of the context. logprobs: how many alternatives to report for each token,
-    None for no log probabilities. echo: the prompt's text is part of the answer (completions only).
+    None for no log probabilities. echo: with logprobs, the prompt's own are reported too; its text is not part of the
+    events (the completions endpoint puts it in front).
     """
 
     id: str

@@ -29,7 +29,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 BASE = {"appliance.types", "appliance.errors", "appliance.clock"}
 PURE = {f"appliance.engine.{name}" for name in ("scheduler", "slots", "sampling", "text", "messages")}
 ONLY_IMPORTER = {
-    "llama_cpp": {"appliance.engine.llama_backend"},
+    "llama_cpp": {f"appliance.engine.llama_{part}" for part in ("backend", "context", "log")},
     "gunicorn": {"appliance.server"},
     "faiss": {"appliance.cache.index"},
     "onnxruntime": {"appliance.engine.onnx_decoder", "appliance.engine.onnx_encoder"},

@@ -6,13 +6,20 @@ import argparse
 import difflib
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from appliance.errors import ApplianceError, InvalidRequest
 
 
 class Parser(argparse.ArgumentParser):
     """argparse with exit code 64 and suggestions for misspelt flags."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:
+        """A command's own parser refuses what it does not know: the one above knows none of its flags to suggest."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
 
     def error(self, message: str) -> NoReturn:
         """Usage errors: one sentence, what to do, exit 64."""

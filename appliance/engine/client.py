@@ -30,7 +30,7 @@ Deliver = Callable[[Event], None]
 QUARANTINE_AFTER = 2
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Ticket:
     """One sequence that somebody waits for. started: the child has begun it. streamed: something was delivered.
     cancelled: nobody waits any more, but the child has not confirmed it yet."""
@@ -67,6 +67,8 @@ class EngineClient:
         self._tickets: dict[str, Ticket] = {}
         self._questions: dict[str, _Question] = {}
         self._deaths: Counter[str] = Counter()
+        self._suspects: list[Ticket] = []
+        self._on_trial: Ticket | None = None
         self._on_frame = on_frame
         self._gone: ApplianceError | None = None
         self._sender: threading.Thread | None = None
@@ -105,9 +107,11 @@ class EngineClient:
             if ticket is None:
                 return
             ticket.cancelled = True
-            if channel is None:
+            at_the_child = channel is not None and ticket not in self._suspects
+            if not at_the_child:
                 del self._tickets[request_id]
-        if channel is None:
+                self._suspects = [t for t in self._suspects if t is not ticket]
+        if not at_the_child:
             ticket.deliver(Failed(ticket.index, Cancelled("The client left.")))
         else:
             self._send(channel, Cancel(request_id))
@@ -162,15 +166,36 @@ class EngineClient:
     # -- for the supervisor's thread ---------------------------------------------------------------------------
 
     def attach(self, channel: Channel) -> None:
-        """A child is ready: send it everything that waits."""
+        """A child is ready: send it everything that waits; what was near when one died goes singly, one after the other,
+        so that the next death names the guilty one."""
         with self._lock:
             self._channel, self._gone = channel, None
-            waiting = list(self._tickets.values())
-        if waiting:
-            # On a thread of its own: this one must go on reading, or two full sockets would wait for each other.
-            self._sender = threading.Thread(
-                target=self._send_again, args=(channel, waiting), name="engine-resend", daemon=True
-            )
+            tickets = list(self._tickets.values())
+            self._suspects = [t for t in tickets if self._deaths[t.fingerprint]]
+            waiting = [t for t in tickets if t not in self._suspects]
+        self._resend(channel, waiting)
+        self._try_next_suspect()
+
+    def _try_next_suspect(self) -> None:
+        with self._lock:
+            busy = self._on_trial is not None and self._on_trial.ask.id in self._tickets
+            if busy or not self._suspects or self._channel is None:
+                return
+            self._on_trial = self._suspects.pop(0)
+            channel, ticket = self._channel, self._on_trial
+        self._resend(channel, [ticket])
+
+    def _resend(self, channel: Channel, tickets: list[Ticket]) -> None:
+        # On a thread of its own: this one must go on reading, or two full sockets would wait for each other.
+        before = self._sender
+
+        def send() -> None:
+            if before:
+                before.join()
+            self._send_again(channel, tickets)
+
+        if tickets:
+            self._sender = threading.Thread(target=send, name="engine-resend", daemon=True)
             self._sender.start()
 
     def _send_again(self, channel: Channel, tickets: list[Ticket]) -> None:
@@ -211,6 +236,8 @@ class EngineClient:
         for ticket, (_, error) in failed:
             if ticket:
                 ticket.deliver(Failed(ticket.index, from_wire(error)))
+        if ended or failed:
+            self._try_next_suspect()
 
     def detach(self, why: ApplianceError, blame: bool) -> None:
         """The child is gone and its channel closed. What had streamed or was sent twice fails with `why`; the rest waits
@@ -219,7 +246,8 @@ class EngineClient:
         blame: the child died of its own work, so what it was working on is counted against those requests.
         """
         with self._lock:
-            self._channel = None
+            self._channel = self._on_trial = None
+            self._suspects = []
             # A child to blame that had begun nothing died of taking one of them in.
             unannounced = blame and not any(ticket.started for ticket in self._tickets.values())
             lost, left, kept = [], [], {}

@@ -8,6 +8,7 @@ generator of its own, so a seed gives the same text whatever else runs beside it
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 
 import numpy as np
@@ -28,7 +29,8 @@ def top_candidates(logits: np.ndarray, k: int) -> np.ndarray:
         return np.arange(size)
     if size >= _BLOCK * k:
         whole = size - size % _BLOCK
-        block_max = logits[:whole].reshape(-1, _BLOCK).max(axis=1)
+        # A block is every (size/_BLOCK)-th logit: so the maxima are taken row against row, which numpy vectorises.
+        block_max = logits[:whole].reshape(_BLOCK, -1).max(axis=0)
         bound = np.partition(block_max, block_max.size - k)[block_max.size - k]
         found = np.flatnonzero(logits >= bound)
     else:
@@ -91,7 +93,7 @@ class Sampler:
         if self._counts:
             self._penalise(logits)
         best = int(logits.argmax())
-        if not np.isfinite(logits[best]):  # argmax finds a NaN first
+        if not math.isfinite(logits[best]):  # argmax finds a NaN first
             raise ApplianceError("The model computed numbers that are none (NaN or infinite).", remedy="Its file is damaged.")
         if how.temperature <= 0:
             return best

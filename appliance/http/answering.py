@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import asdict
 from typing import Any, Protocol
 
 from flask import Response, g, request
@@ -16,6 +17,7 @@ from appliance.http.client_watch import ClientWatch
 from appliance.http.contract import Services
 from appliance.http.request_log import Story, Tally
 from appliance.http.schemas import Call
+from appliance.logs import log
 from appliance.types import Delta, Event, TokenLogprob, Waiting
 
 CHECK_S = 0.25
@@ -43,6 +45,8 @@ def answer(services: Services, call: Call, shape: Shape) -> Response:
     """Generate and respond. Raises what the pipeline raises before the first byte."""
     story: Story = g.story
     story.tally = tally = Tally(call.request)
+    if services.config.log_prompts:
+        log("info", "prompt", id=story.id, prompts=[asdict(prompt) for prompt in call.request.prompts])
     events = follow(services.pipeline.answer(call.request), ClientWatch.of(request.environ), tally, shape.param)
     if not call.stream:
         return reply(_collect(events, call, shape, tally))

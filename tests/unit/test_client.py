@@ -114,7 +114,7 @@ def test_what_had_streamed_is_lost_and_the_rest_is_sent_again(peer):
     peer.die()
     assert streamed.ends == [Failed(0, LOST)] and not started.ends and not waiting.ends
     peer.attach()
-    assert [m.id for m in peer.received()] == ["b", "c"]
+    assert [m.id for m in peer.received()] == ["c", "b"]  # the suspect comes last and alone
     peer.client.take(Frame(1, started=["b"]))
     peer.die()
     assert started.ends == [Failed(0, LOST)] and not waiting.ends, "once resubmitted is enough, but only for what had begun"
@@ -138,6 +138,26 @@ def test_a_request_that_killed_the_engine_twice_is_not_tried_again(peer):
         peer.submit("again", "poison")
     peer.submit("other", "harmless")
     peer.client.fail_all(LOST)
+
+
+def test_suspects_are_tried_one_by_one_so_that_innocent_neighbours_are_answered(peer):
+    inboxes = {name: peer.submit(name, name) for name in ("neighbour", "poison", "other")}
+    peer.attach()
+    assert len(peer.received()) == 3
+    peer.client.take(Frame(1, started=list(inboxes)))
+    peer.die()
+    peer.attach()
+    assert [ask.id for ask in peer.received()] == ["neighbour"]
+    peer.client.take(Frame(2, started=["neighbour"], ended=[["neighbour", "stop", 1, 1, 0, None]]))
+    assert [ask.id for ask in peer.received()] == ["poison"]
+    peer.client.cancel("other")  # still held back here: it ends without the child
+    assert isinstance(inboxes["other"].ends[0].error, Cancelled)
+    peer.client.take(Frame(3, started=["poison"]))
+    peer.die()
+    assert inboxes["poison"].ends == [Failed(0, LOST)]
+    assert isinstance(inboxes["neighbour"].ends[0], Finished)
+    with pytest.raises(RequestQuarantined):
+        peer.submit("again", "poison")
 
 
 def test_a_child_that_dies_of_taking_a_request_in_is_not_fed_it_for_ever(peer):
