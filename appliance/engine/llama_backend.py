@@ -79,7 +79,8 @@ class LlamaBackend:
         self._vocab = lib.llama_model_get_vocab(self._model)
         self._vocabulary = lib.llama_vocab_n_tokens(self._vocab)
         trained = lib.llama_model_n_ctx_train(self._model)
-        context_tokens = context_tokens or trained
+        # Beyond what it was trained for a model only rambles; the rest of the space would be wasted.
+        context_tokens = min(context_tokens or trained, trained)
         wanted = kv_tokens or context_tokens * sequences
         self.prefers_neighbours = wanted >= context_tokens * sequences
         self.max_outputs = max(sequences, PROMPT_OUTPUTS)
@@ -104,7 +105,7 @@ class LlamaBackend:
 
         try:
             progress("measuring attention kernels", 0.0)
-            flash, why = self._choose_kernel(context, flash_attn, type_v)
+            flash, why = self._choose_kernel(context, flash_attn, type_v, batch_tokens)
             progress("reserving the KV cache", 0.0)
             self._context = context(flash)
         except MemoryError as error:
@@ -143,11 +144,13 @@ class LlamaBackend:
                 f"{path.name} cannot be loaded: {self._log.last()}",
                 remedy="The file is damaged, incomplete or of a kind this version does not know: download it again.",
             )
-        if not lib.llama_model_has_decoder(model):
+        if not lib.llama_model_has_decoder(model) or _makes_embeddings(model):
             raise ModelFileError(f"{path.name} is not a text generation model.", remedy="Serve a decoder model.")
         return model
 
-    def _choose_kernel(self, context: Callable[..., LlamaContext], flash: str, type_v: str) -> tuple[bool, str]:
+    def _choose_kernel(
+        self, context: Callable[..., LlamaContext], flash: str, type_v: str, batch_tokens: int
+    ) -> tuple[bool, str]:
         """Whether to use flash attention, and why in words. `auto` measures single tokens behind a short prompt."""
         if flash != "auto":
             return flash == "on", flash
@@ -157,16 +160,22 @@ class LlamaBackend:
             return True, "on (one KV pool for all sequences: it skips the others' cells)"
         if lib.llama_model_n_params(self._model) > PROBE_LIMIT_PARAMETERS:
             return True, "on (llama.cpp's default)"
-        seconds = {}
-        for kernel in (True, False):
-            probe = context(kernel, PROBE_TOKENS + PROBE_CHUNK, 1)
-            try:
-                seconds[kernel] = _token_seconds(probe, min(self._vocabulary - 1, 100))
-            finally:
-                probe.close()
-        better = seconds[True] <= seconds[False]
-        ratio = max(seconds.values()) / min(seconds.values())
-        return better, f"{'on' if better else 'off'} (measured: {ratio:.2f} times faster)"
+        on, off = (self._probe(context, kernel, min(PROBE_CHUNK, batch_tokens)) for kernel in (True, False))
+        if on is None or off is None:  # some key types only one of the kernels can read
+            return off is None, f"{'on' if off is None else 'off'} (the other kernel cannot read these cache types)"
+        better = on <= off
+        return better, f"{'on' if better else 'off'} (measured: {max(on, off) / min(on, off):.2f} times faster)"
+
+    def _probe(self, context: Callable[..., LlamaContext], flash: bool, chunk: int) -> float | None:
+        """Seconds a token takes with one kernel, None when it cannot be used."""
+        try:
+            probe = context(flash, PROBE_TOKENS + PROBE_CHUNK, 1)
+        except MemoryError:
+            return None
+        try:
+            return _token_seconds(probe, min(self._vocabulary - 1, 100), chunk)
+        finally:
+            probe.close()
 
     def _describe(self) -> str:
         buffer = ctypes.create_string_buffer(256)
@@ -249,6 +258,11 @@ class LlamaBackend:
                 return buffer.raw[:size]
             room = -size
 
+    @property
+    def begin_token(self) -> int | None:
+        """The token every text begins with, None where the model wants none."""
+        return lib.llama_vocab_bos(self._vocab) if lib.llama_vocab_get_add_bos(self._vocab) else None
+
     def is_end(self, token: int) -> bool:
         """See Backend.is_end."""
         return lib.llama_vocab_is_eog(self._vocab, token)
@@ -280,13 +294,29 @@ class LlamaBackend:
         lib.llama_model_free(self._model)
 
 
-def _token_seconds(context: LlamaContext, token: int) -> float:
-    """Shortest time of a single token behind PROBE_TOKENS others."""
-    for start in range(0, PROBE_TOKENS, PROBE_CHUNK):
-        context.decode([Piece(0, start, [token] * PROBE_CHUNK, "none")])
+def _token_seconds(context: LlamaContext, token: int, chunk: int) -> float:
+    """Shortest time of a single token behind PROBE_TOKENS others, which are computed in chunks."""
+    for start in range(0, PROBE_TOKENS, chunk):
+        context.decode([Piece(0, start, [token] * min(chunk, PROBE_TOKENS - start), "none")])
     seconds = []
     for step in range(PROBE_STEPS + 1):  # the first one warms up
         began = time.perf_counter()
         context.decode([Piece(0, PROBE_TOKENS + step, [token], "last")])
         seconds.append(time.perf_counter() - began)
     return min(seconds[1:])
+
+
+def _metadata(model: Any, key: str) -> str | None:
+    """A value of the file's metadata as text, None when it is not there."""
+    buffer = ctypes.create_string_buffer(256)
+    size = lib.llama_model_meta_val_str(model, key.encode(), buffer, 256)
+    return buffer.value.decode("utf-8", "replace") if size >= 0 else None
+
+
+def _makes_embeddings(model: Any) -> bool:
+    """Whether the model is an encoder: llama.cpp loads it like any other and aborts when it is asked for a token."""
+    architecture = _metadata(model, "general.architecture")
+    return (
+        _metadata(model, f"{architecture}.attention.causal") == "false"
+        or _metadata(model, f"{architecture}.pooling_type") is not None
+    )
