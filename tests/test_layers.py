@@ -22,14 +22,15 @@ LAYERS = [
     {"auth", "routing", "admission"},
     {"pipeline"},
     {"http"},
-    {"services"},
+    {"services", "factory"},
     {"server", "cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 BASE = {"appliance.types", "appliance.errors", "appliance.clock"}
 PURE = {f"appliance.engine.{name}" for name in ("scheduler", "slots", "sampling", "text", "messages")}
 ONLY_IMPORTER = {
-    "llama_cpp": {f"appliance.engine.llama_{part}" for part in ("backend", "context", "log")},
+    "llama_cpp": {f"appliance.engine.llama_{part}" for part in ("backend", "context", "log")} | {"appliance.factory.quantize"},
+    "torch": {"appliance.factory.student", "appliance.factory.starter"},
     "gunicorn": {"appliance.server"},
     "faiss": {"appliance.cache.index"},
     "onnxruntime": {"appliance.engine.onnx_decoder", "appliance.engine.onnx_encoder"},
@@ -131,7 +132,7 @@ def test_a_module_is_no_longer_than_500_lines_and_has_a_telling_name(name):
 
 IMPORT_ALL = """
 import importlib, json, os, sys, sysconfig, threading
-for third in ("numpy", "jinja2.sandbox", "jinja2.ext", "flask", "psutil", "gunicorn.app.base", "llama_cpp", "logging", "subprocess"):
+for third in ("numpy", "jinja2.sandbox", "jinja2.ext", "flask", "psutil", "gunicorn.app.base", "llama_cpp", "gguf", "tokenizers", "torch", "logging", "subprocess"):
     try:
         importlib.import_module(third)
     except ImportError:

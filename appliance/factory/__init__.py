@@ -1,0 +1,1 @@
+"""Making, checking and certifying models. Nothing in serving imports this package."""
