@@ -33,7 +33,7 @@ class Sequence:
         self.limit = room if ask.max_tokens is None else min(ask.max_tokens, room)
         self.logprobs = ask.logprobs
         self.echo = ask.echo
-        self._described = 0
+        self._prompt_described = 0
         self.text = TextAssembler(ask.stop)
         how = dict(ask.sampling)
         how["logit_bias"] = tuple((int(t), float(b)) for t, b in how.get("logit_bias", ()))
@@ -42,6 +42,7 @@ class Sequence:
         self._unsent_text = ""
         self._unsent_tokens = 0
         self._unsent_logprobs: list[list[Any]] = []
+        self._held_logprobs: list[tuple[int, list[Any]]] = []
 
     @property
     def generated(self) -> int:
@@ -57,7 +58,7 @@ class Sequence:
     def wants_prompt_logprobs(self) -> bool:
         """Echoed prompts with log probabilities need logits for every prompt token, so nothing can be reused. False once
         they have all been reported: a sequence that was preempted does not report them again."""
-        return self.echo and self.logprobs is not None and self._described < self.prompt_tokens
+        return self.echo and self.logprobs is not None and self._prompt_described < self.prompt_tokens
 
     def work(self) -> Work:
         """This sequence as the scheduler sees it. One missing token is a decode step, whoever wrote that token."""
@@ -68,12 +69,12 @@ class Sequence:
 
     def take_prompt_rows(self, start: int, rows: list[np.ndarray], describe: Any) -> None:
         """Log probabilities of prompt tokens start+1 .. from the rows of logits computed for start .. ."""
-        if not self._described:
-            self._add_logprob(self.tokens[0], None, describe)
-            self._described = 1
-        for at in range(self._described, min(start + len(rows) + 1, self.prompt_tokens)):
-            self._add_logprob(self.tokens[at], rows[at - start - 1], describe)
-            self._described = at + 1
+        if not self._prompt_described:
+            self._unsent_logprobs.append(self._describe(self.tokens[0], None, describe))
+            self._prompt_described = 1
+        for at in range(self._prompt_described, min(start + len(rows) + 1, self.prompt_tokens)):
+            self._unsent_logprobs.append(self._describe(self.tokens[at], rows[at - start - 1], describe))
+            self._prompt_described = at + 1
 
     def advance(self, logits: np.ndarray, backend: Any) -> None:
         """Draw the next token from its logits and take it in; sets `reason` when the answer is complete."""
@@ -88,9 +89,11 @@ class Sequence:
         self.tokens.append(token)
         self.sampler.accept(token)
         self._unsent_tokens += 1
+        start = self.text.received
         self._unsent_text += self.text.push(backend.piece(token))
         if kept is not None:
-            self._add_logprob(token, kept, backend.piece)
+            self._held_logprobs.append((start, self._describe(token, kept, backend.piece)))
+            self._release_logprobs()
         if self.text.stopped_by is not None:
             self._finish("stop")
         elif self.generated >= self.limit:
@@ -100,8 +103,17 @@ class Sequence:
         self._unsent_text += self.text.finish()
         # The rest may complete a stop string that was being held back.
         self.reason = "stop" if self.text.stopped_by is not None else reason
+        if self.text.stopped_by is None:
+            self._unsent_logprobs += [entry for _, entry in self._held_logprobs]
+        else:
+            self._release_logprobs()
 
-    def _add_logprob(self, token: int, logits: np.ndarray | None, describe: Any) -> None:
+    def _release_logprobs(self) -> None:
+        """A token is told about together with its text; one that belongs to a stop string alone, never."""
+        while self._held_logprobs and self._held_logprobs[0][0] < self.text.released:
+            self._unsent_logprobs.append(self._held_logprobs.pop(0)[1])
+
+    def _describe(self, token: int, logits: np.ndarray | None, describe: Any) -> list[Any]:
         entry: list[Any] = [token, describe(token).decode("latin-1"), None, []]
         if logits is not None:
             rivals = np.empty(0, dtype=np.int64)
@@ -113,7 +125,7 @@ class Sequence:
             entry[3] = [
                 [int(t), describe(int(t)).decode("latin-1"), float(v)] for t, v in zip(rivals, values[:-1], strict=True)
             ]
-        self._unsent_logprobs.append(entry)
+        return entry
 
     def take_delta(self) -> list[Any] | None:
         """What is new since the last call, as an entry of Frame.deltas, or None."""

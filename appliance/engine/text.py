@@ -20,16 +20,19 @@ class TextAssembler:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._pending = ""
         self.stopped_by: str | None = None
+        self.received = 0
+        """Characters complete so far; those after a stop string do not count."""
+        self.released = 0
+        """Of these, the ones that were handed out."""
 
     def push(self, piece: bytes) -> str:
         """Text that became certain with these bytes. After a stop string was seen, always empty."""
         if self.stopped_by is not None:
             return ""
         text = self._decoder.decode(piece)
-        if not self._stops:
-            return text
+        self.received += len(text)
         self._pending += text
-        return self._release()
+        return self._count(self._release())
 
     def finish(self) -> str:
         """The rest, at the end of the answer."""
@@ -39,7 +42,11 @@ class TextAssembler:
         rest = self._release()
         if self.stopped_by is None:
             rest, self._pending = rest + self._pending, ""
-        return rest
+        return self._count(rest)
+
+    def _count(self, text: str) -> str:
+        self.released += len(text)
+        return text
 
     def _release(self) -> str:
         hits = [(at, stop) for stop in self._stops if (at := self._pending.find(stop)) >= 0]

@@ -12,6 +12,14 @@ from werkzeug.exceptions import HTTPException
 from appliance import errors, logs
 from appliance.http.request_log import Story
 
+_ELSEWHERE = {
+    "/completion": "POST /v1/completions takes the same prompt and n_predict, and answers in OpenAI's form.",
+    "/props": "GET /v1/models and /readyz tell about the models.",
+    "/slots": "GET /readyz and /metrics tell how busy the models are.",
+    "/api/": "Ollama's API is not spoken here: use OpenAI's, with /v1 as the base URL.",
+}
+"""What people who come from other servers ask for, and where it is here. A name with a slash at its end is a folder."""
+
 
 def register(app: Flask) -> None:
     """Make `app` answer every exception in our shape."""
@@ -74,6 +82,9 @@ def _of_http(exception: HTTPException) -> errors.ApplianceError:
 
 
 def _nearest(path: str) -> str:
+    for name, remedy in _ELSEWHERE.items():
+        if path == name or (name.endswith("/") and path.startswith(name)):
+            return remedy
     routes = [rule.rule for rule in current_app.url_map.iter_rules()]
     close = difflib.get_close_matches(path, routes, n=1, cutoff=0.75)
     return f"Did you mean {close[0]}?" if close else "GET /openapi.json lists what there is."

@@ -43,6 +43,7 @@ SAMPLING_FIELDS = (
     Field("min_p", "number", 0, 1, "min_p", "Drop tokens less likely than this share of the likeliest one."),
     Field("typical_p", "number", 0, 1, "typical_p", "Locally typical sampling; 1 switches it off."),
     Field("repeat_penalty", "number", 0.1, 10, "repeat_penalty", "Makes seen tokens less likely; 1 switches it off."),
+    Field("repetition_penalty", "number", 0.1, 10, "repeat_penalty", "vLLM's name for repeat_penalty."),
     Field("presence_penalty", "number", -2, 2, "presence_penalty", "Subtracted once from the logit of a seen token."),
     Field("frequency_penalty", "number", -2, 2, "frequency_penalty", "Subtracted for each time a token was seen."),
     Field("repeat_last_n", "integer", -1, INT32_MAX, "penalty_last_n", "Tokens the penalties look back; -1 for all."),

@@ -38,21 +38,33 @@ def finite(value: float | None) -> float:
 class LogprobWriter:
     """OpenAI's logprobs object of completions, for one choice; `text_offset` goes on from call to call."""
 
-    def __init__(self) -> None:
+    def __init__(self, echoed: str = "") -> None:
+        """echoed: the text that the answer begins with, where its tokens may not be exactly this text."""
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._offset = 0
+        self._echoed = echoed.encode()
 
     def write(self, entries: Iterable[TokenLogprob]) -> dict[str, Any]:
-        """The next tokens. The very first token of an echoed prompt has no probability: null, as OpenAI writes it."""
+        """The next tokens. The very first token of an echoed prompt has no probability: null, as OpenAI writes it.
+        The drawn token is always among its rivals, so there may be one more of them than was asked for."""
         found: dict[str, list] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
         for entry in entries:
             unknown = entry.logprob is None
-            found["tokens"].append(token_text(entry.piece))
+            text = token_text(entry.piece)
+            found["tokens"].append(text)
             found["token_logprobs"].append(None if unknown else finite(entry.logprob))
-            found["top_logprobs"].append(None if unknown else {token_text(p): finite(v) for _, p, v in entry.top})
+            rivals = {token_text(p): finite(v) for _, p, v in entry.top} | {text: finite(entry.logprob)}
+            found["top_logprobs"].append(None if unknown else rivals)
             found["text_offset"].append(self._offset)
-            self._offset += len(self._decoder.decode(entry.piece))
+            self._offset += len(self._decoder.decode(self._written(entry.piece)))
         return found
+
+    def _written(self, piece: bytes) -> bytes:
+        """What the token adds to the text: some tokenizers put a space before a prompt, which the echo has not."""
+        added = piece.startswith(b" ") and self._echoed and not self._echoed.startswith(piece)
+        if piece:
+            self._echoed = b""
+        return piece[1:] if added else piece
 
 
 def token_text(piece: bytes) -> str:

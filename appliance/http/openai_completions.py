@@ -53,7 +53,7 @@ class CompletionShape:
         self._before = f'data: {json.dumps(self._head(), separators=(",", ":"))[:-1]},"choices":['
         self._texts = [f'{self._before}{{"index":{i},"text":' for i in range(request.sequences)]
         self._after_text = ',"logprobs":null,"finish_reason":null}' + self._tail
-        self._logprobs = [LogprobWriter() for _ in range(request.sequences)]
+        self._logprobs: dict[int, LogprobWriter] = {}
 
     def _head(self) -> dict[str, Any]:
         return {
@@ -71,6 +71,13 @@ class CompletionShape:
             return prompt.text
         return self._detokenize(prompt.tokens) if isinstance(prompt, TokenPrompt) else ""
 
+    def _describe(self, index: int, entries: Sequence[TokenLogprob]) -> dict[str, Any]:
+        if index not in self._logprobs:
+            prompt = self._request.prompts[index // self._request.choices]
+            echoed = prompt.text if self._request.echo and isinstance(prompt, TextPrompt) else ""
+            self._logprobs[index] = LogprobWriter(echoed)
+        return self._logprobs[index].write(entries)
+
     def opening(self, index: int) -> bytes:
         """The echoed prompt, where one is wanted."""
         text = self._echoed(index)
@@ -79,7 +86,7 @@ class CompletionShape:
     def delta(self, event: Delta) -> bytes:
         """A chunk of text."""
         if event.logprobs:
-            entries = json.dumps(self._logprobs[event.index].write(event.logprobs), separators=(",", ":"))
+            entries = json.dumps(self._describe(event.index, event.logprobs), separators=(",", ":"))
             after = f',"logprobs":{entries},"finish_reason":null}}{self._tail}'
             return f"{self._texts[event.index]}{json.dumps(event.text)}{after}".encode()
         if not event.text:
@@ -100,7 +107,7 @@ class CompletionShape:
             {
                 "index": index,
                 "text": self._echoed(index) + text,
-                "logprobs": LogprobWriter().write(logprobs[index]) if self._request.logprobs is not None else None,
+                "logprobs": self._describe(index, logprobs[index]) if self._request.logprobs is not None else None,
                 "finish_reason": tally.finished[index].reason,
             }
             for index, text in enumerate(texts)

@@ -1,4 +1,4 @@
-"""POST /tokenize and /detokenize, as llama-server has them."""
+"""POST /tokenize, /detokenize and /apply-template, as llama-server has them."""
 
 from __future__ import annotations
 
@@ -57,6 +57,13 @@ def blueprint(services: Services) -> Blueprint:
             if error.param == "prompt":
                 error.param = "tokens"  # the engine checks them as it checks a prompt
             raise
+
+    @routes.post("/apply-template")
+    @routes.post("/v1/apply-template")
+    def apply_template() -> Response:
+        body = read_body()
+        messages = list(schemas.messages(body.get("messages")))
+        return reply({"prompt": _ask(services, body, "template", {"messages": messages})["prompt"]})
 
     return routes
 

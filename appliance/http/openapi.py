@@ -13,6 +13,7 @@ from appliance.http.schemas import MAX_STOP_CHARS, MAX_STOPS, MAX_TOP_LOGPROBS, 
 
 Schema = dict[str, Any]
 STRING: Schema = {"type": "string"}
+TEXT: Schema = {"type": "string", "pattern": "^[^\\u0000]*$"}
 BOOLEAN: Schema = {"type": "boolean"}
 COUNT: Schema = {"type": "integer", "minimum": 0}
 TOKENS: Schema = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": INT32_MAX}}
@@ -100,13 +101,13 @@ def _paths() -> Schema:
         "name": "X-Priority",
         "in": "header",
         "description": "batch waits while interactive requests do not.",
-        "schema": {"enum": ["interactive", "batch"]},
+        "schema": {"enum": ["interactive", "batch", ""]},
     }
     model = {"name": "model", "in": "path", "required": True, "schema": STRING}
     paths: Schema = {}
 
     def generating(path: str, name: str, summary: str) -> None:
-        answer = _json({"$ref": f"#/components/schemas/{name}"}) | {"text/event-stream": {"schema": STRING}}
+        answer = _json({"$ref": f"#/components/schemas/{name}"}) | {"text/event-stream": {}}
         for prefix in ("/v1", ""):
             operation = name[0].lower() + name[1:] + ("" if prefix else "Short")
             paths[prefix + path] = {
@@ -125,9 +126,14 @@ def _paths() -> Schema:
         paths[f"{prefix}/models/{{model}}"] = {
             "get": _operation(f"model{short}", "One model.", _ref("Model"), ("401", "404"), parameters=[model])
         }
-        for verb, text in (("Tokenize", "Text to token ids."), ("Detokenize", "Token ids to text.")):
-            operation = _operation(verb.lower() + short, text, _ref(f"{verb}Answer"), posting, f"{verb}Request")
-            paths[f"{prefix}/{verb.lower()}"] = {"post": operation}
+        for path, verb, text in (
+            ("tokenize", "Tokenize", "Text to token ids."),
+            ("detokenize", "Detokenize", "Token ids to text."),
+            ("apply-template", "ApplyTemplate", "The prompt that a conversation becomes."),
+        ):
+            name = verb[0].lower() + verb[1:] + short
+            operation = _operation(name, text, _ref(f"{verb}Answer"), posting, f"{verb}Request")
+            paths[f"{prefix}/{path}"] = {"post": operation}
     for path, text in (("/health", "Can it answer?"), ("/v1/health", "Can it answer?"), ("/livez", "Is it alive?")):
         operation = _operation(path.strip("/").replace("/", "_"), text, _ref("Status"), ("503",), security=[])
         paths[path] = {"get": operation}
@@ -149,11 +155,12 @@ def _generation() -> Schema:
     fields: Schema = {
         "model": _optional({**STRING, "description": "Absent: the first model served."}),
         "max_tokens": _optional({"type": "integer", "minimum": -1, "description": "-1: up to the end of the context."}),
+        "n_predict": _optional({"type": "integer", "minimum": -1, "description": "llama.cpp's name for max_tokens."}),
         "stop": _optional(
             {
                 "anyOf": [
-                    {**STRING, "minLength": 1, "maxLength": MAX_STOP_CHARS},
-                    {"type": "array", "items": {**STRING, "minLength": 1}, "maxItems": MAX_STOPS},
+                    {**TEXT, "minLength": 1, "maxLength": MAX_STOP_CHARS},
+                    {"type": "array", "items": {**TEXT, "minLength": 1}, "maxItems": MAX_STOPS},
                 ]
             }
         ),
@@ -178,11 +185,14 @@ def _generation() -> Schema:
 
 def _schemas() -> Schema:
     logprobs = {"type": "integer", "minimum": 0, "maximum": MAX_TOP_LOGPROBS}
-    part = _object({"type": {"const": "text"}, "text": STRING}, ("type", "text"))
+    part = _object({"type": {"const": "text"}, "text": TEXT}, ("type", "text"))
+    parts: Schema = {"type": "array", "items": part, "minItems": 1}
     message = _object(
-        {"role": {"enum": list(ROLES)}, "content": {"anyOf": [STRING, {"type": "array", "items": part}]}},
+        {"role": {"enum": list(ROLES)}, "content": {"anyOf": [TEXT, parts]}},
         ("role", "content"),
     )
+    messages: Schema = {"type": "array", "items": message, "minItems": 1}
+    model_name = _optional(STRING)
     usage = _object(
         {
             "prompt_tokens": COUNT,
@@ -205,8 +215,9 @@ def _schemas() -> Schema:
     text_choice = _object(
         {"index": COUNT, "finish_reason": reason, "logprobs": _optional({"type": "object"}), "text": STRING}
     )
+    ids = {**TOKENS, "minItems": 1}
     prompt = {
-        "anyOf": [STRING, {"type": "array", "items": STRING}, TOKENS, {"type": "array", "items": TOKENS, "minItems": 1}]
+        "anyOf": [TEXT, *({"type": "array", "items": item, "minItems": 1} for item in (TEXT, TOKENS["items"], ids))]
     }
     model = _object(
         {
@@ -222,7 +233,7 @@ def _schemas() -> Schema:
         "Error": _object({"error": _error_object()}, ("error",)),
         "ChatCompletionRequest": _object(
             {
-                "messages": {"type": "array", "items": message, "minItems": 1},
+                "messages": messages,
                 **_generation(),
                 "max_completion_tokens": _optional({"type": "integer", "minimum": -1}),
                 "logprobs": _optional(BOOLEAN),
@@ -242,17 +253,20 @@ def _schemas() -> Schema:
         ),
         "TokenizeRequest": _object(
             {
-                "model": STRING,
-                "content": STRING,
-                "text": STRING,
-                "add_special": BOOLEAN,
-                "parse_special": BOOLEAN,
-                "with_pieces": BOOLEAN,
-            }
+                "model": model_name,
+                "content": _optional(STRING),
+                "text": _optional({**STRING, "description": "Another name for content."}),
+                "add_special": _optional(BOOLEAN),
+                "parse_special": _optional(BOOLEAN),
+                "with_pieces": _optional(BOOLEAN),
+            },
+            anyOf=[{"required": [name], "properties": {name: TEXT}} for name in ("content", "text")],
         ),
         "TokenizeAnswer": _object({"tokens": {"type": "array"}}, ("tokens",)),
-        "DetokenizeRequest": _object({"model": STRING, "tokens": TOKENS}, ("tokens",)),
+        "DetokenizeRequest": _object({"model": model_name, "tokens": TOKENS}, ("tokens",)),
         "DetokenizeAnswer": _object({"content": STRING}, ("content",)),
+        "ApplyTemplateRequest": _object({"model": model_name, "messages": messages}, ("messages",)),
+        "ApplyTemplateAnswer": _object({"prompt": STRING}, ("prompt",)),
         "Status": _object({"status": STRING}, ("status",)),
         "Readiness": _object({"status": STRING, "models": {"type": "object"}}, ("status",)),
     }

@@ -10,6 +10,7 @@ from appliance.config import Config
 from appliance.errors import InvalidRequest
 from appliance.http.fields import INT32_MAX, read_sampling
 from appliance.http.json_body import flag, integer, show, text, word, wrong
+from appliance.http.unsupported import refuse_unsupported, unsupported
 from appliance.types import ChatPrompt, GenerationRequest, Priority, Prompt, TextPrompt, TokenPrompt
 
 MAX_STOPS = 16
@@ -56,21 +57,18 @@ def priority(header: str | None) -> Priority:
 
 def chat_call(body: Mapping[str, Any], origin: Origin, config: Config) -> Call:
     """A body of /v1/chat/completions."""
-    _refuse_chat_extras(body)
     wants = flag(body, "logprobs")
     top = body.get("top_logprobs")
     if top is not None:
         top = integer(top, "top_logprobs", 0, MAX_TOP_LOGPROBS)
         if not wants:
             raise InvalidRequest("top_logprobs needs logprobs to be true.", param="top_logprobs")
-    prompt = ChatPrompt(_messages(body.get("messages")))
+    prompt = ChatPrompt(messages(body.get("messages")))
     return _call(body, origin, config, (prompt,), logprobs=(top or 0) if wants else None, least_tokens=1)
 
 
 def completion_call(body: Mapping[str, Any], origin: Origin, config: Config) -> Call:
     """A body of /v1/completions."""
-    if body.get("suffix"):
-        raise unsupported("suffix", "Inserting text is")
     logprobs = body.get("logprobs")
     if logprobs is not None:
         logprobs = integer(logprobs, "logprobs", 0, MAX_TOP_LOGPROBS)
@@ -80,11 +78,6 @@ def completion_call(body: Mapping[str, Any], origin: Origin, config: Config) -> 
     if best_of is not None and integer(best_of, "best_of", 1, INT32_MAX) not in (1, call.request.choices):
         raise unsupported("best_of", "A best_of that differs from n is")
     return call
-
-
-def unsupported(param: str, what: str) -> InvalidRequest:
-    """The error for something OpenAI's API has and this service does not."""
-    return InvalidRequest(f"{what} not supported yet ({param}).", param=param)
 
 
 def _call(
@@ -97,6 +90,7 @@ def _call(
     least_tokens: int,
     echo: bool = False,
 ) -> Call:
+    refuse_unsupported(body)
     stream, include_usage = _stream(body)
     request = GenerationRequest(
         id=origin.id,
@@ -130,7 +124,7 @@ def _stream(body: Mapping[str, Any]) -> tuple[bool, bool]:
 
 
 def _max_tokens(body: Mapping[str, Any], least: int, default: int | None) -> int | None:
-    for name in ("max_completion_tokens", "max_tokens"):
+    for name in ("max_completion_tokens", "max_tokens", "n_predict"):  # the last is llama.cpp's name
         value = body.get(name)
         if value == -1 and not isinstance(value, bool):
             return None  # llama.cpp's and LM Studio's word for no limit
@@ -170,7 +164,8 @@ def _stops(value: Any) -> tuple[str, ...]:
     return tuple(items)
 
 
-def _messages(value: Any) -> tuple[dict[str, Any], ...]:
+def messages(value: Any) -> tuple[dict[str, Any], ...]:
+    """The messages of a conversation, each with role and content (text)."""
     if value is None:
         raise InvalidRequest("messages is missing.", param="messages", remedy="Send a list of {role, content}.")
     if not isinstance(value, list):
@@ -211,31 +206,6 @@ def _content(value: Any, where: str) -> str:
     return "\n".join(parts)  # as llama-server and vLLM join them
 
 
-def _refuse_chat_extras(body: Mapping[str, Any]) -> None:
-    """What would change the answer's meaning is refused; what is only advice is ignored."""
-    for name, what in (
-        ("tools", "Tool calls are"),
-        ("functions", "Function calls are"),
-        ("audio", "Audio is"),
-        ("grammar", "Grammars are"),
-        ("json_schema", "JSON schemas are"),
-    ):
-        if body.get(name):
-            raise unsupported(name, what)
-    for name in ("tool_choice", "function_call"):
-        if body.get(name) not in (None, "none", "auto"):
-            raise unsupported(name, "Tool calls are")
-    if body.get("modalities") not in (None, [], ["text"]):
-        raise unsupported("modalities", "Output other than text is")
-    wanted = body.get("response_format")
-    if wanted is not None:
-        kind = wanted.get("type") if isinstance(wanted, dict) else None
-        if not isinstance(kind, str):
-            raise wrong("response_format", wanted, 'an object such as {"type": "text"}')
-        if kind != "text":
-            raise unsupported("response_format", f"A response_format of type {show(kind)} is")
-
-
 def _prompts(value: Any) -> tuple[Prompt, ...]:
     if value is None:
         raise InvalidRequest("prompt is missing.", param="prompt", remedy="Send a text, or token ids.")
@@ -258,7 +228,8 @@ def token_ids(value: Any, name: str) -> tuple[int, ...]:
         raise wrong(name, value, "a list of token ids")
     if not value:
         raise InvalidRequest(f"{name} is an empty list.", param=name)
-    for number, item in enumerate(value):
+    found = [int(item) if type(item) is float and item.is_integer() else item for item in value]
+    for number, item in enumerate(found):
         if type(item) is not int or not 0 <= item <= INT32_MAX:
             raise wrong(f"{name}[{number}]", item, "a token id")
-    return tuple(value)
+    return tuple(found)

@@ -2,6 +2,9 @@
 
 import pytest
 
+from appliance.http.logprobs import LogprobWriter
+from appliance.types import TokenLogprob
+
 URL = "/v1/completions"
 
 
@@ -38,6 +41,7 @@ def test_several_prompts_times_n_are_numbered_prompt_by_prompt(client):
 
 def test_token_ids_are_used_as_they_are(client):
     assert [c["text"] for c in choices(client, prompt=[97, 98])] == ["cde"]
+    assert [c["text"] for c in choices(client, prompt=[97.0, 98.0])] == ["cde"]
     assert [c["text"] for c in choices(client, prompt=[[97], [97, 98]])] == ["bcd", "cde"]
 
 
@@ -58,6 +62,34 @@ def test_logprobs_have_offsets_into_the_text(client):
     assert logprobs["text_offset"] == [0, 1, 2]
     assert all(-0.01 < value <= 0 for value in logprobs["token_logprobs"])
     assert [list(top) for top in logprobs["top_logprobs"]] == [["c"], ["d"], ["e"]]
+
+
+def test_the_drawn_token_is_among_its_rivals_even_when_none_were_asked_for(client):
+    logprobs = choices(client, prompt="ab", logprobs=0)[0]["logprobs"]
+    assert [list(top) for top in logprobs["top_logprobs"]] == [["c"], ["d"], ["e"]]
+    banned = choices(client, prompt="ab", logprobs=1, max_tokens=1, logit_bias={str(ord("c")): -100})[0]["logprobs"]
+    assert list(banned["top_logprobs"][0]) == ["c", banned["tokens"][0]]
+
+
+def test_llama_cpps_name_for_the_length_and_vllms_for_the_penalty_are_taken(client):
+    assert choices(client, prompt="ab", max_tokens=None, n_predict=5)[0]["text"] == "cdefg"
+    assert choices(client, prompt="ab", max_tokens=2, n_predict=5)[0]["text"] == "cd"
+    assert choices(client, prompt="ab", repetition_penalty=1.5)[0]["text"] == "cde"
+
+
+@pytest.mark.parametrize(
+    "prompt, pieces, offsets",
+    [
+        ("Once upon", [b"", b" Once", b" upon", b","], [0, 0, 4, 9]),  # the tokenizer's own space is not in the text
+        (" Once", [b" Once", b" upon"], [0, 5]),
+        ("", [b" Once", b" upon"], [0, 5]),
+    ],
+)
+def test_offsets_fit_the_echoed_text(prompt, pieces, offsets):
+    entries = [TokenLogprob(number, piece, -1.0) for number, piece in enumerate(pieces)]
+    writer = LogprobWriter(prompt)
+    written = [writer.write([entry])["text_offset"][0] for entry in entries]
+    assert written == offsets
 
 
 def test_echo_with_logprobs_scores_the_prompt(client):

@@ -109,6 +109,8 @@ CHAT_MISTAKES = [
     (chat(audio={"voice": "a"}), "audio", "not supported yet"),
     (chat(modalities=["text", "audio"]), "modalities", "not supported yet"),
     (chat(grammar="root ::= x"), "grammar", "not supported yet"),
+    (chat(n_predict="many"), "n_predict", "whole number"),
+    (chat(repetition_penalty=0), "repetition_penalty", "0.1"),
 ]
 
 
@@ -129,7 +131,8 @@ TEXT_MISTAKES = [
     ({"prompt": [[1], 2]}, "prompt[1]", "token ids"),
     ({"prompt": [-1]}, "prompt[0]", "token id"),
     ({"prompt": [True]}, "prompt[0]", "token id"),
-    ({"prompt": [1.0]}, "prompt[0]", "token id"),
+    ({"prompt": [1.5]}, "prompt[0]", "token id"),
+    ({"prompt": [1e300]}, "prompt[0]", "token id"),
     ({"prompt": [257]}, "prompt", "vocabulary"),
     ({"prompt": [None]}, "prompt[0]", "null"),
     ({"prompt": "a\0"}, "prompt", "NUL"),
@@ -148,6 +151,46 @@ TEXT_MISTAKES = [
 def test_a_wrong_completion_field_is_named(shared_client, check_error, body, param, words):
     error = check_error(shared_client.post(TEXT, json=body), 400, "invalid_request", param)
     assert words in error["message"]
+
+
+@pytest.mark.parametrize("path", [CHAT, TEXT])
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("response_format", {"type": "json_object"}),
+        ("json_schema", {"type": "object"}),
+        ("guided_regex", "a+"),
+        ("tools", [{"type": "function"}]),
+        ("ignore_eos", True),
+        ("min_tokens", 5),
+        ("stop_token_ids", [7]),
+        ("chat_template_kwargs", {"enable_thinking": False}),
+        ("mirostat", 2),
+        ("lora", [{"id": 0, "scale": 1}]),
+    ],
+)
+def test_what_would_change_the_answer_and_cannot_be_obeyed_is_refused(shared_client, check_error, path, field, value):
+    response = shared_client.post(path, json=chat(prompt="a", **{field: value}))
+    assert "not supported yet" in check_error(response, 400, "invalid_request", field)["message"]
+
+
+@pytest.mark.parametrize("path", [CHAT, TEXT])
+def test_switched_off_fields_and_mere_advice_of_other_servers_are_ignored(shared_client, path):
+    off = {
+        "ignore_eos": False,
+        "min_tokens": 0,
+        "mirostat": 0,
+        "xtc_probability": 0.0,
+        "dry_multiplier": 0,
+        "grammar": "",
+        "tools": [],
+        "tool_choice": "auto",
+        "suffix": None,
+        "response_format": {"type": "text"},
+    }
+    advice = {"cache_prompt": False, "id_slot": 0, "user": "me", "store": True, "timings_per_token": True}
+    response = shared_client.post(path, json=chat(prompt="a", max_tokens=1, **off, **advice))
+    assert response.status_code == 200, response.get_data(as_text=True)
 
 
 def test_a_number_too_large_for_a_float_is_refused(client, check_error):
@@ -182,6 +225,21 @@ def test_an_unknown_route_is_not_found_and_a_near_one_is_offered(client, check_e
     assert "/v1/chat/completions" in error["message"]
     check_error(client.get("/nowhere/at/all"), 404, "not_found")
     check_error(client.get("//v1//models"), 404, "not_found")
+
+
+@pytest.mark.parametrize(
+    "path, words",
+    [
+        ("/completion", "/v1/completions"),
+        ("/props", "/v1/models"),
+        ("/slots", "/metrics"),
+        ("/api/chat", "Ollama"),
+        ("/api/tags", "Ollama"),
+    ],
+)
+def test_routes_of_other_servers_are_answered_with_where_it_is_here(shared_client, check_error, path, words):
+    for method in ("GET", "POST"):
+        assert words in check_error(shared_client.open(path, method=method), 404, "not_found")["message"]
 
 
 @pytest.mark.parametrize(

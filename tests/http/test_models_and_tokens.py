@@ -50,9 +50,25 @@ def test_tokens_become_text(client, path):
     assert client.post(path, json={"tokens": []}).get_json() == {"content": ""}
 
 
+@pytest.mark.parametrize("path", ["/apply-template", "/v1/apply-template"])
+def test_messages_become_the_prompt_that_the_model_would_read(client, path):
+    body = {"messages": [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "hi"}]}
+    prompt = client.post(path, json=body).get_json()["prompt"]
+    count = client.post("/v1/chat/completions", json=body).get_json()["usage"]["prompt_tokens"]
+    assert "Be brief." in prompt and "hi" in prompt
+    assert len(client.post("/tokenize", json={"content": prompt}).get_json()["tokens"]) == count
+
+
+def test_a_template_that_refuses_is_told_to_whoever_applies_it(client, check_error):
+    body = {"messages": [{"role": "user", "content": "!template"}]}
+    check_error(client.post("/apply-template", json=body), 400, "chat_template_error", "messages")
+
+
 @pytest.mark.parametrize(
     "path, body, param, words",
     [
+        ("/apply-template", {}, "messages", "missing"),
+        ("/apply-template", {"messages": [{"role": "user"}]}, "messages[0].content", "null"),
         ("/tokenize", {}, "content", "missing"),
         ("/tokenize", {"content": 1}, "content", "a string"),
         ("/tokenize", {"text": "\0"}, "text", "NUL"),
