@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import ipaddress
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from appliance.config import Config
-from appliance.errors import AuthenticationFailed, ConfigError
+from appliance.errors import AuthenticationFailed, ConfigError, PermissionDenied
+
+PRIVATE_ENDINGS = (".localhost", ".local", ".lan", ".internal", ".home.arpa")
+"""Names that no public domain can have (RFC 6761, 6762, 8375; .lan and .internal by custom and by ICANN's word)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +34,12 @@ def _digest(key: str) -> bytes:
 class Auth:
     """An immutable snapshot of the keys; replaced as a whole on reload."""
 
-    def __init__(self, keys: Mapping[str, str]) -> None:
-        """keys: principal name by key. Without any, everybody is anonymous."""
+    def __init__(self, keys: Mapping[str, str], host: str = "") -> None:
+        """keys: principal name by key. Without any, everybody is anonymous but the web pages of others.
+
+        host: the name the service listens on, which its own pages may be opened under.
+        """
+        self._names = {host.lower(), socket.gethostname().lower()}
         self._principals = {_digest(key): Principal(name) for key, name in keys.items()}
 
     @classmethod
@@ -38,7 +48,7 @@ class Auth:
         keys = {key: f"key-{number}" for number, key in enumerate(config.api_key, 1)}
         if config.api_key_file:
             keys.update(_read_keys(config.api_key_file))
-        return cls(keys)
+        return cls(keys, config.host)
 
     @property
     def required(self) -> bool:
@@ -46,8 +56,9 @@ class Auth:
         return bool(self._principals)
 
     def identify(self, headers: Mapping[str, str]) -> Principal:
-        """The principal of `Authorization: Bearer` or `x-api-key`. Raises AuthenticationFailed."""
+        """The principal of `Authorization: Bearer` or `x-api-key`. Raises AuthenticationFailed or PermissionDenied."""
         if not self._principals:
+            self._refuse_foreign_pages(headers)
             return ANONYMOUS
         scheme, _, token = headers.get("Authorization", "").partition(" ")
         key = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
@@ -58,6 +69,35 @@ class Auth:
                 remedy="Send it as `Authorization: Bearer KEY`; your administrator hands keys out.",
             )
         return principal
+
+    def _refuse_foreign_pages(self, headers: Mapping[str, str]) -> None:
+        """Where no key is needed, any web page could use the service through the browser of somebody who can reach it.
+
+        Browsers tell with `Origin` which page asks. It must be one of ours, under a name that cannot be a stranger's
+        domain which was made to resolve to this machine. Programs send no Origin; installed apps have a scheme of
+        their own.
+        """
+        site, origin, host = headers.get("Sec-Fetch-Site"), headers.get("Origin"), headers.get("Host", "")
+        scheme, _, page = (origin or "").partition("://")
+        web = origin == "null" or scheme in ("http", "https")
+        if site == "cross-site" and (web or not origin) or web and (page != host or not self._is_ours(host)):
+            raise PermissionDenied(
+                f"Without an API key, web pages of other sites ({(origin or 'unknown')[:100]}) may not use this service.",
+                remedy="Open the page by the machine's IP address or local name, or set an API key.",
+            )
+
+    def _is_ours(self, host: str) -> bool:
+        try:
+            name = (urlsplit("//" + host).hostname or "").rstrip(".")
+        except ValueError:
+            return False
+        if not name:
+            return False
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return "." not in name or name in self._names or name.endswith(PRIVATE_ENDINGS)
+        return True
 
 
 def _read_keys(path: Path) -> dict[str, str]:

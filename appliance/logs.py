@@ -12,10 +12,12 @@ LOGGER = logging.getLogger("appliance")
 
 class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        fields = " ".join(f"{k}={_plain(v)}" for k, v in getattr(record, "fields", {}).items())
+        fields = " ".join(f"{k}={_word(v)}" for k, v in getattr(record, "fields", {}).items())
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(record.created))
         line = f"{stamp} {record.levelname.lower():7} {_plain(record.getMessage())}{' ' + fields if fields else ''}"
-        return line + ("\n" + self.formatException(record.exc_info) if record.exc_info else "")
+        if not record.exc_info:
+            return line
+        return "\n".join([line, *map(_plain, self.formatException(record.exc_info).splitlines())])
 
 
 class _Json(logging.Formatter):
@@ -30,6 +32,12 @@ class _Json(logging.Formatter):
 def _plain(value: object) -> str:
     """One line, nothing a terminal would obey: control characters are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value))
+
+
+def _word(value: object) -> str:
+    """A field's value; in quotes where it could be taken for more than one field."""
+    text = _plain(value)
+    return json.dumps(text, ensure_ascii=False) if any(c in text for c in ' ="') else text
 
 
 def configure(level: str, form: str) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from appliance import routing
-from appliance.admission import Admission
+from appliance.admission import Admission, Place
 from appliance.clock import Clock, monotonic
 from appliance.engine.client import EngineClient
 from appliance.engine.messages import Generate
 from appliance.engine.supervisor import Supervisor
-from appliance.errors import ApplianceError, DeadlineExceeded, Draining, ModelLoading
+from appliance.errors import ApplianceError, DeadlineExceeded, Draining, ModelLoading, QueueFull
 from appliance.metrics import Metrics
 from appliance.types import ChatPrompt, Delta, Event, Failed, Finished, GenerationRequest, Prompt, TextPrompt, Waiting
 
@@ -22,6 +24,10 @@ TICK_S = 0.25
 LOAD_WAIT_S = 10.0
 """A request waits this long for a model that is loading before it is told to come back."""
 ASK_TIMEOUT_S = 30.0
+MAX_ASKS = 8
+"""Questions (tokenize, ...) under way at once: they have no place in a line, so this is what keeps threads for others."""
+LAG_LIMIT_S = 60.0
+"""A client that takes its answer this much later than it was made is too slow, and is left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,7 @@ class Pipeline:
         self.timeout_s = timeout_s
         self._clock = clock
         self.draining = False
+        self._asks = threading.BoundedSemaphore(MAX_ASKS)
 
     @property
     def names(self) -> list[str]:
@@ -58,8 +65,13 @@ class Pipeline:
     def ask(self, model: str, what: str, args: dict[str, Any]) -> Any:
         """tokenize, detokenize or template on the model's engine. Raises what went wrong."""
         engine = self.engines[self.resolve(model)]
-        engine.supervisor.wait_ready(LOAD_WAIT_S)
-        return engine.client.ask(what, args, ASK_TIMEOUT_S)
+        if not self._asks.acquire(timeout=TICK_S):
+            raise QueueFull(f"{MAX_ASKS} questions such as this are waiting for an engine already.", retry_after_s=2)
+        try:
+            engine.supervisor.wait_ready(LOAD_WAIT_S)
+            return engine.client.ask(what, args, ASK_TIMEOUT_S)
+        finally:
+            self._asks.release()
 
     def answer(self, request: GenerationRequest) -> Iterator[Event | Waiting]:
         """Events of all sequences until each has Finished; `Waiting` at least every TICK_S without one.
@@ -71,15 +83,16 @@ class Pipeline:
         if self.draining:
             raise Draining("The service is stopping and takes no new requests.", retry_after_s=10)
         deadline = self._clock() + self.timeout_s if self.timeout_s else float("inf")
-        yield from self._wait_ready(engine.supervisor, deadline)
         began = self._clock()
+        # In line before the model is ready: else any number of requests could wait for it, each with a thread.
         place = engine.admission.enter(request.principal, request.priority, request.sequences)
         try:
+            yield from self._wait_ready(engine.supervisor, deadline)
             while not place.granted.wait(TICK_S):
                 self._check(deadline)
                 yield Waiting()
             self._metrics.queue_wait(request.model, self._clock() - began)
-            yield from self._generate(engine, request, deadline, began)
+            yield from self._generate(engine, request, place, deadline, began)
         finally:
             engine.admission.leave(place)
 
@@ -100,23 +113,33 @@ class Pipeline:
             )
 
     def _generate(
-        self, engine: Engine, request: GenerationRequest, deadline: float, began: float
+        self, engine: Engine, request: GenerationRequest, place: Place, deadline: float, began: float
     ) -> Iterator[Event | Waiting]:
-        events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        events: queue.SimpleQueue[tuple[float, Event]] = queue.SimpleQueue()
+        ends = itertools.count(1)
+
+        def deliver(event: Event) -> None:
+            events.put((self._clock(), event))
+            if isinstance(event, (Finished, Failed)) and next(ends) == request.sequences:
+                engine.admission.leave(place)  # the engine is free, however slowly the client reads
+
         open_ids: dict[int, str] = {}
         watch = _Stopwatch(self._metrics, request.model, self._clock, began)
         try:
             for index, ask in enumerate(_sequences(request)):
                 open_ids[index] = ask.id
-                engine.client.submit(ask, index, events.put)
+                engine.client.submit(ask, index, deliver)
             while open_ids:
                 try:
-                    event = events.get(timeout=TICK_S)
+                    made, event = events.get(timeout=TICK_S)
                 except queue.Empty:
                     self._check(deadline)
                     yield Waiting()
                     continue
                 watch.saw(event)
+                self._check(deadline)
+                if self._clock() - made > LAG_LIMIT_S:
+                    raise DeadlineExceeded(f"The client is more than {LAG_LIMIT_S:g} s behind in reading its answer.")
                 if isinstance(event, (Finished, Failed)):
                     del open_ids[event.index]
                 if isinstance(event, Failed):

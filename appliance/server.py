@@ -9,31 +9,43 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 from gunicorn import util
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
-from gunicorn.workers.gthread import ThreadWorker
+from gunicorn.workers import gthread
 
 from appliance.clock import monotonic
 from appliance.config import Config
 from appliance.errors import ApplianceError, InvalidRequest, PortUnavailable, from_wire
+from appliance.http import linger
 from appliance.logs import configure, log
 from appliance.services import Services
 
 SPARE_THREADS = 16
 """Threads beside those that wait for an engine: health, metrics, pages."""
 MAX_CONNECTIONS = 1000
-STOP_GRACE_S = 5
+SPARE_FILES = 64
+"""Descriptors for everything but connections and the threads that look at them."""
+STOP_GRACE_S = 8
+"""More than it takes to end an engine that does not listen (`Supervisor.stop`): its streams are told why they end."""
+FIRST_BYTES_S = 0.05
+"""A new connection that brings nothing by then waits without a thread."""
 READ_LIMIT_S = 30.0
 """A request must have arrived whole within this time: while it is being read it holds a thread."""
 WRITE_LIMIT_MS = 60_000
 """A client that takes nothing of its answer for this long is gone or asleep: the kernel ends its connection."""
+HURRY_LIMIT_S = 1.0
+"""The same while there are hardly any threads left for others."""
+ERROR_LINGER_S = 1.0
+NO_MORE_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 VANISHED = {errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH}
 
 
@@ -61,7 +73,7 @@ def bind(host: str, port: int) -> socket.socket:
     return sock
 
 
-class _Worker(ThreadWorker):
+class _Worker(gthread.ThreadWorker):
     """The web worker: SIGHUP reloads, SIGTERM also tells the services to drain, and nobody dawdles over a request."""
 
     services: Services
@@ -72,11 +84,22 @@ class _Worker(ThreadWorker):
 
     def init_process(self) -> None:
         """Called by gunicorn in the new process."""
-        util.write_error = _write_error  # it has no hook for this
+        util.write_error, util.close_graceful = _write_error, _close  # it has no hooks for these
         super().init_process()
+
+    def accept(self, listener: socket.socket) -> None:
+        """Called by gunicorn on its main thread, where any error ends the worker and its engines with it."""
+        try:
+            super().accept(listener)
+        except OSError as error:
+            if error.errno not in NO_MORE_FILES:
+                raise
+            time.sleep(0.1)  # descriptors come back when connections end; the kernel keeps the newcomers in line
 
     def handle(self, conn: Any) -> Any:
         """Called by gunicorn on a thread, with a connection that has something to read."""
+        if not conn.initialized and not conn.wait_for_data(FIRST_BYTES_S):
+            return gthread._DEFER  # gunicorn would hold the thread for 5 s
         self._handled[conn] = (monotonic(), None)
         try:
             return super().handle(conn)
@@ -96,17 +119,30 @@ class _Worker(ThreadWorker):
     def murder_pending(self) -> None:
         """Called by gunicorn every second. Clients that vanished while they sent would hold their threads for ever."""
         super().murder_pending()
-        for conn, (since, req) in list(self._handled.items()):
-            if monotonic() - since > READ_LIMIT_S and _is_arriving(req):
+        handled = list(self._handled.items())
+        limit = READ_LIMIT_S if len(handled) < self.cfg.threads - SPARE_THREADS // 2 else HURRY_LIMIT_S
+        for conn, (since, req) in handled:
+            if monotonic() - since > limit and _is_arriving(req):
                 try:
-                    conn.sock.shutdown(socket.SHUT_RD)  # its thread reads the end of the request now
+                    # Its thread reads the end of the request now. TLS's own shutdown would make it go on in plain text.
+                    socket.socket.shutdown(conn.sock, socket.SHUT_RD)
                 except OSError:
                     pass  # it has just been closed
+        if self.nr_conns >= self.worker_connections:  # nobody is accepted any more: the longest idle ones make room
+            for conn in [*self.pending_conns, *self.keepalived_conns][: self.worker_connections // 10]:
+                conn.timeout = 0.0
 
     def init_signals(self) -> None:
         """Called by gunicorn in the new process."""
         super().init_signals()
         signal.signal(signal.SIGHUP, lambda *_: self._aside("reload", self.services.reload))
+        # Ctrl-C reaches the whole process group, and the arbiter answers it with SIGQUIT to us: once is enough.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        """SIGQUIT: leave at once. A second one that interrupts this handler would wait for a lock the first one holds."""
+        signal.signal(signal.SIGQUIT, signal.SIG_IGN)
+        super().handle_quit(sig, frame)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGTERM: stop accepting (gunicorn) and end what is still running after drain_s (we)."""
@@ -137,6 +173,22 @@ def _write_error(sock: socket.socket, status: int, reason: str, message: str) ->
     body = json.dumps(error.body()).encode("ascii")
     head = f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     util.write_nonblock(sock, head.encode("latin-1") + body)
+    linger.drain(sock, ERROR_LINGER_S)  # it may still be sending, and would be reset before it has read why
+
+
+def _close(sock: socket.socket, *_: Any) -> None:
+    """End a connection at once. Replaces `util.close_graceful`, which waits up to 2 s for the client to close as well, on
+    the thread that accepts everybody else."""
+    try:
+        sock.shutdown(socket.SHUT_WR)
+        sock.setblocking(False)
+        for _ in range(16):  # what is there already: closing over unread data makes the kernel send a reset
+            if not sock.recv(4096):
+                break
+    except (OSError, ValueError):
+        pass  # nothing is there, or the client was faster
+    finally:
+        sock.close()
 
 
 class _Arbiter(Arbiter):
@@ -157,12 +209,14 @@ class _Application(BaseApplication):
     def load_config(self) -> None:
         """Our settings in gunicorn's words."""
         config = self._config
+        threads = max(1, len(config.model)) * (config.parallel * 2 + config.queue_size) + SPARE_THREADS
         values = {
             "bind": f"fd://{self._sock.fileno()}",
             "workers": 1,
             "worker_class": _Worker,
-            "threads": max(1, len(config.model)) * (config.parallel * 2 + config.queue_size) + SPARE_THREADS,
-            "worker_connections": MAX_CONNECTIONS,
+            "threads": threads,
+            "worker_connections": _most_connections(threads),
+            "forwarded_allow_ips": "",  # nobody may set SCRIPT_NAME, PATH_INFO or the scheme by a header
             "timeout": 120,
             "graceful_timeout": int(config.drain_s) + STOP_GRACE_S,
             "keepalive": 30,
@@ -198,6 +252,17 @@ class _Application(BaseApplication):
     def run(self) -> None:
         """Serve until told to stop."""
         _Arbiter(self).run()
+
+
+def _most_connections(threads: int) -> int:
+    """As many as there are descriptors for; the soft limit of 1024 is raised to what the administrator allows."""
+    wanted = MAX_CONNECTIONS + 2 * threads + SPARE_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < wanted:  # -1: no limit
+        soft = wanted if hard < 0 else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    room = wanted if soft < 0 else soft
+    return max(SPARE_THREADS, min(MAX_CONNECTIONS + threads, room - threads - SPARE_FILES))
 
 
 def _watch_boot(services: Services, report: int) -> None:

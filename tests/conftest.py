@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,9 @@ import psutil
 import pytest
 
 from appliance.config import SETTINGS
+
+# A shell ignores SIGINT for what it starts in the background, and children inherit that: tests of Ctrl-C need it back.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 UNIT = Path(__file__).parent / "unit"
 PATIENCE_S = 3.0

@@ -42,8 +42,7 @@ class Child:
                 [sys.executable, "-m", "appliance.engine.worker", str(theirs.fileno()), settings.to_json()],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                # Without it ggml attaches a debugger to a dying process: seconds in which nobody is served.
-                env={**os.environ, **environment, "GGML_NO_BACKTRACE": "1"},
+                env=_environment(environment),
             )
         except BaseException:
             ours.close()
@@ -91,6 +90,19 @@ class Child:
                 "the kernel killed it because memory ran out; lower ctx_size or parallel, or serve a smaller model",
             )
         return Death("stopped", f"it was killed from outside ({name})")
+
+
+def _environment(more: dict[str, str]) -> dict[str, str]:
+    """Ours without our settings, among which may be keys: a child reads foreign files and needs none of them."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("APPLIANCE_")}
+    source = str(Path(__file__).parents[2])  # where this very package is, installed or not
+    path = os.pathsep.join([source, *filter(None, [kept.get("PYTHONPATH")])])
+    safe = {
+        "PYTHONPATH": path,
+        "PYTHONSAFEPATH": "1",  # nothing is imported from the folder the service happens to be started in
+        "GGML_NO_BACKTRACE": "1",  # else ggml attaches a debugger to a dying process: seconds in which nobody is served
+    }
+    return {**kept, **more, **safe}
 
 
 def _oom_kills(path: Path = Path("/proc/vmstat")) -> int:

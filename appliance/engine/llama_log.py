@@ -7,6 +7,7 @@ from typing import Any
 
 import llama_cpp as lib
 
+LINE_LIMIT_CHARS = 500
 LOG_ERROR, LOG_CONTINUES = 4, 5  # ggml.h, enum ggml_log_level; not bound
 
 
@@ -24,7 +25,9 @@ class LlamaLog:
             level = self._level
         self._level = level
         if level >= LOG_ERROR and text.strip():
-            self._lines = [*self._lines[-4:], text.decode("utf-8", "replace").strip()]
+            line = text.decode("utf-8", "replace").strip()[:LINE_LIMIT_CHARS]
+            # It may quote the file, and ends on terminals.
+            self._lines = [*self._lines[-4:], "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)]
 
     def last(self) -> str:
         """The first of the last complaints (the later ones repeat it in more general words), without its function's name."""

@@ -114,8 +114,11 @@ class Loop:
     def _prompt_tokens(self, prompt: dict[str, Any]) -> list[int]:
         if "tokens" in prompt:
             tokens = list(prompt["tokens"])
+            self._check_length(len(tokens), prompt)  # first: looking at millions of tokens holds up the streams
             self._check_tokens(tokens, "prompt")
         elif "messages" in prompt:
+            # Each message takes a token at least; rendering hundreds of thousands of them holds up the streams too.
+            self._check_length(len(prompt["messages"]), prompt, "at least ")
             tokens = self._tokenize(prompt, self._backend.render(prompt["messages"]), add_special=False, parse_special=True)
         else:
             tokens = self._tokenize(prompt, prompt["text"], add_special=True, parse_special=False)

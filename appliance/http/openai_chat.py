@@ -27,6 +27,7 @@ def blueprint(services: Services) -> Blueprint:
         body = read_body()
         where = origin(services, body, "chatcmpl-")
         call = schemas.chat_call(body, where, services.config)
+        del body  # up to 20 times the size of what was sent, and the answer may take minutes
         return answer(services, call, ChatShape(call.request, call.include_usage))
 
     return routes

@@ -28,6 +28,7 @@ def blueprint(services: Services) -> Blueprint:
         body = read_body()
         where = origin(services, body, "cmpl-")
         call = schemas.completion_call(body, where, services.config)
+        del body  # up to 20 times the size of what was sent, and the answer may take minutes
 
         def words(tokens: Sequence[int]) -> str:
             return services.pipeline.ask(where.model, "detokenize", {"tokens": list(tokens)})["text"]

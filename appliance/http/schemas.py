@@ -19,6 +19,10 @@ MAX_TOP_LOGPROBS = 20
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 """Roles taken, and what the template is told. `developer` is OpenAI's newer name; templates know only `system`."""
 
+MOST_TOKENS = 1_048_576
+"""The largest ctx_size there is."""
+MOST_MESSAGES = 20_000
+
 
 @dataclass(frozen=True, slots=True)
 class Origin:
@@ -72,7 +76,7 @@ def completion_call(body: Mapping[str, Any], origin: Origin, config: Config) -> 
     logprobs = body.get("logprobs")
     if logprobs is not None:
         logprobs = integer(logprobs, "logprobs", 0, MAX_TOP_LOGPROBS)
-    prompts = _prompts(body.get("prompt"))
+    prompts = _prompts(body.get("prompt"), config.max_choices)
     call = _call(body, origin, config, prompts, logprobs=logprobs, echo=flag(body, "echo"), least_tokens=0)
     best_of = body.get("best_of")
     if best_of is not None and integer(best_of, "best_of", 1, INT32_MAX) not in (1, call.request.choices):
@@ -172,6 +176,8 @@ def messages(value: Any) -> tuple[dict[str, Any], ...]:
         raise wrong("messages", value, "a list")
     if not value:
         raise InvalidRequest("messages is empty: there is nothing to answer.", param="messages")
+    if len(value) > MOST_MESSAGES:
+        raise InvalidRequest(f"There are {len(value)} messages; the limit is {MOST_MESSAGES}.", param="messages")
     return tuple(_message(item, f"messages[{number}]") for number, item in enumerate(value))
 
 
@@ -206,7 +212,7 @@ def _content(value: Any, where: str) -> str:
     return "\n".join(parts)  # as llama-server and vLLM join them
 
 
-def _prompts(value: Any) -> tuple[Prompt, ...]:
+def _prompts(value: Any, limit: int) -> tuple[Prompt, ...]:
     if value is None:
         raise InvalidRequest("prompt is missing.", param="prompt", remedy="Send a text, or token ids.")
     if isinstance(value, str):
@@ -215,6 +221,8 @@ def _prompts(value: Any) -> tuple[Prompt, ...]:
         raise wrong("prompt", value, "a string, a list of strings, or token ids")
     if not value:
         raise InvalidRequest("prompt is an empty list.", param="prompt")
+    if isinstance(value[0], (str, list)) and len(value) > limit:  # before each of millions is looked at
+        raise InvalidRequest(f"prompt is a list of {len(value)}; the limit is {limit} (max_choices).", param="prompt")
     if isinstance(value[0], str):
         return tuple(TextPrompt(text(item, f"prompt[{number}]")) for number, item in enumerate(value))
     if isinstance(value[0], list):
@@ -228,6 +236,8 @@ def token_ids(value: Any, name: str) -> tuple[int, ...]:
         raise wrong(name, value, "a list of token ids")
     if not value:
         raise InvalidRequest(f"{name} is an empty list.", param=name)
+    if len(value) > MOST_TOKENS:
+        raise InvalidRequest(f"{name} has {len(value)} token ids; no context holds more than {MOST_TOKENS}.", param=name)
     found = [int(item) if type(item) is float and item.is_integer() else item for item in value]
     for number, item in enumerate(found):
         if type(item) is not int or not 0 <= item <= INT32_MAX:

@@ -85,3 +85,16 @@ def test_no_bytes_make_a_server_error(client, route):
         assert set(response.get_json()["error"]) == {"message", "type", "param", "code"}
 
     posted()
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "words"),
+    [
+        ("/v1/completions", {"prompt": ["a"] * 200_000}, "the limit is"),
+        ("/v1/completions", {"prompt": [1] * 1_100_000}, "no context holds more than"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}] * 30_000}, "the limit is 20000"),
+    ],
+)
+def test_absurd_counts_are_refused_before_each_item_is_looked_at(client, path, body, words):
+    answer = client.post(path, json=body)
+    assert answer.status_code == 400 and words in answer.json["error"]["message"]

@@ -26,7 +26,7 @@ def test_readyz_tells_each_models_state(client):
 
 def test_while_a_model_loads_health_is_503_in_llama_servers_words(make_service, check_error, wait_for):
     service = make_service(loaded=False)
-    wait_for(lambda: service.pipeline.engines["fake"].supervisor.status.phase)
+    wait_for(lambda: service.pipeline.engines["fake"].supervisor.status.progress)
     for path, status in (("/health", "loading model"), ("/readyz", "not ready")):
         response = service.client.get(path)
         error = check_error(response, 503, "model_loading")

@@ -141,7 +141,7 @@ TEXT_MISTAKES = [
     ({"prompt": "a", "echo": 1}, "echo", "true or false"),
     ({"prompt": "a", "logprobs": True}, "logprobs", "whole number"),
     ({"prompt": "a", "logprobs": 21}, "logprobs", "20"),
-    ({"prompt": ["a"] * 17}, "prompt", "17 prompts x n = 1 makes 17 answers"),
+    ({"prompt": ["a"] * 17}, "prompt", "prompt is a list of 17; the limit is"),
     ({"prompt": ["a"] * 9, "n": 2}, "n", "18 answers"),
     ({"prompt": "a", "max_tokens": -2}, "max_tokens", "smallest"),
 ]

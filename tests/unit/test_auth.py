@@ -6,7 +6,7 @@ import pytest
 
 from appliance.auth import ANONYMOUS, Auth, Principal
 from appliance.config import load_config
-from appliance.errors import AuthenticationFailed, ConfigError
+from appliance.errors import AuthenticationFailed, ConfigError, PermissionDenied
 
 
 def from_file(tmp_path, text: str, **flags) -> Auth:
@@ -81,3 +81,31 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
 def test_keys_are_not_kept_in_clear():
     auth = Auth({"geheim": "alice"})
     assert "geheim" not in repr(vars(auth))
+
+
+OWN = [{}, {"Host": "evil.example"}, {"Host": "localhost:8080", "Origin": "http://localhost:8080"},
+       {"Host": "192.168.1.7:8080", "Origin": "http://192.168.1.7:8080", "Sec-Fetch-Site": "same-origin"},
+       {"Host": "[::1]:8080", "Origin": "http://[::1]:8080"}, {"Host": "box", "Origin": "http://box"},
+       {"Host": "box.local:8080", "Origin": "http://box.local:8080"}, {"Host": "ai.example.org", "Origin": "https://ai.example.org"},
+       {"Host": "localhost:8080", "Origin": "app://notes.example"}]  # fmt: skip
+FOREIGN = [{"Host": "127.0.0.1:8080", "Origin": "https://evil.example"}, {"Host": "localhost:8080", "Origin": "null"},
+           {"Host": "localhost:8080", "Origin": "http://localhost:3000"}, {"Host": "127.0.0.1:8080", "Sec-Fetch-Site": "cross-site"},
+           {"Host": "evil.example:8080", "Origin": "http://evil.example:8080"},  # DNS rebinding
+           {"Host": "1.2.3.4.evil.example", "Origin": "http://1.2.3.4.evil.example"}, {"Origin": "http://"},
+           {"Host": "[", "Origin": "http://["}, {"Host": "evil.example.", "Origin": "http://evil.example."}]  # fmt: skip
+
+
+@pytest.mark.parametrize("headers", OWN, ids=str)
+def test_programs_and_own_pages_need_no_key_where_none_is_set(headers):
+    assert Auth({}, "ai.example.org").identify(headers) == ANONYMOUS
+
+
+@pytest.mark.parametrize("headers", FOREIGN, ids=str)
+def test_web_pages_of_others_may_not_use_a_service_without_keys(headers):
+    with pytest.raises(PermissionDenied, match="API key"):
+        Auth({}, "ai.example.org").identify(headers)
+
+
+@pytest.mark.parametrize("headers", FOREIGN, ids=str)
+def test_with_a_key_it_does_not_matter_which_page_asks(headers):
+    assert Auth({"k1": "alice"}).identify(headers | bearer("k1")) == Principal("alice")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import datetime
 import json
+import resource
+import signal
 
 import pytest
 
+from appliance.engine import chat_template
 from appliance.engine.chat_template import ChatTemplate
 from appliance.errors import InvalidRequest, TemplateFailed
 
@@ -131,3 +134,35 @@ def test_rendering_one_request_leaves_nothing_for_the_next():
 def test_a_model_without_a_template_says_what_to_use_instead():
     error = ChatTemplate.missing("tiny")
     assert isinstance(error, InvalidRequest) and "/v1/completions" in str(error) and "tiny" in str(error)
+
+
+BOMBS = {
+    "a power": "{{ 9 ** (9 ** 9) }}",
+    "a power of a power": "{{ 2 ** (10 ** 30) }}",
+    "squares of squares": "{% set n = namespace(n=3) %}{% for a in range(60) %}{% set n.n = n.n * n.n %}{% endfor %}{{ n.n }}",
+    "a long text": "{{ 'x' * 10 ** 10 }}",
+    "a text that doubles": "{% set n = namespace(s='x') %}{% for a in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
+    "a wide number": "{{ '%1000000000d' % 1 }}",
+    "a wide format": "{{ '{:1000000000}'.format(1) }}",
+    "a wide centre, a constant": "{{ 'x'|center(1000000000) }}",
+    "an indent": "{{ messages|tojson(indent=1000000000) }}",
+    "loops in loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "filler text, a constant": "{{ lipsum(1000000000) }}",
+    "a long refusal": "{{ raise_exception('x' * 1000000) }}",
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_template_cannot_eat_the_machine(name, monkeypatch):
+    monkeypatch.setattr(chat_template, "RENDER_LIMIT_S", 0.3)
+    before = resource.getrlimit(resource.RLIMIT_AS), signal.getsignal(signal.SIGALRM)
+    with pytest.raises(TemplateFailed) as caught:
+        ChatTemplate(BOMBS[name]).render([{"role": "user", "content": "hi"}])
+    assert len(str(caught.value)) < 1000
+    assert before == (resource.getrlimit(resource.RLIMIT_AS), signal.getsignal(signal.SIGALRM))
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_a_template_may_still_calculate():
+    source = "{{ 2 ** 10 * 3 }} {{ 'ab' * 2 }} {{ 3 * 'c' }} {{ 2.5 ** 2 }} {{ (-2) ** -1 }} {{ 0 ** 0 }}"
+    assert ChatTemplate(source).render([]) == "3072 abab ccc 6.25 -0.5 1"

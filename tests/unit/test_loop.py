@@ -106,6 +106,17 @@ def test_a_very_long_text_is_refused_without_being_tokenized_whole():
     assert max(sizes) == 320
 
 
+def test_far_too_many_messages_or_tokens_are_refused_without_being_looked_at():
+    backend = FakeBackend(context_tokens=40)
+    drive = Drive(backend)
+    drive.generate([-1] * 1000, "tokens")
+    backend.render = None  # would fail otherwise
+    drive.generate([{"role": "user", "content": ""}] * 1000, "messages")
+    drive.run()
+    assert "1000 tokens" in drive.failed["tokens"]["message"] and drive.failed["tokens"]["param"] == "prompt"
+    assert "at least 1000 tokens" in drive.failed["messages"]["message"] and drive.failed["messages"]["param"] == "messages"
+
+
 def test_a_request_as_long_as_a_small_kv_pool_still_runs_alone():
     drive = Drive(FakeBackend(sequences=2, context_tokens=100, kv_tokens=60))
     drive.generate("x" * 50, "fits")

@@ -1,0 +1,99 @@
+"""Many clients that do nothing, or not what they should: the others are served."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import ssl
+import subprocess
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+import pytest
+from fakes import wait_until
+from served import Server
+
+FAKE = ("--engine", "fake", "--model", "x", "--parallel", "1", "--queue-size", "0")  # 18 threads
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[str, str]:
+    """A certificate for nobody and its key."""
+    if not shutil.which("openssl"):
+        pytest.skip("openssl is not installed")
+    cert, key = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
+    options = ["-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    subprocess.run(["openssl", "req", *options, "-keyout", key, "-out", cert], check=True, capture_output=True)
+    return cert, key
+
+
+def crowd(stack: ExitStack, server: Server, size: int, data: bytes = b"") -> list[socket.socket]:
+    """Connections that send this and stay."""
+    found = []
+    for _ in range(size):
+        sock = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=20))
+        sock.sendall(data)
+        found.append(sock)
+    return found
+
+
+@pytest.mark.parametrize("data", [b"", b"GET /li"], ids=["nothing", "half a head"])
+def test_a_crowd_that_does_not_go_on_leaves_threads_for_others(running_server, data):
+    server = running_server(*FAKE)
+    with ExitStack() as stack:
+        crowd(stack, server, 60, data)
+        assert server.request("GET", "/livez", timeout_s=15).status == 200
+        assert server.chat("hi").text == "echo: hi"
+
+
+def test_clients_that_do_not_close_their_end_keep_nobody_waiting(running_server):
+    server = running_server(*FAKE)
+    with ExitStack() as stack:
+        crowd(stack, server, 30, b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert server.request("GET", "/livez", timeout_s=5).status == 200  # it was two seconds for each of them
+
+
+def test_500_idle_connections_hold_up_nobody(running_server):
+    server = running_server(*FAKE)
+    with ExitStack() as stack:
+        crowd(stack, server, 500)
+        assert server.chat("hi").text == "echo: hi"
+
+
+def test_the_longest_idle_connections_make_room_for_new_ones(running_server):
+    server = running_server(*FAKE, before="import appliance.server; appliance.server.MAX_CONNECTIONS = 22")  # 40 in all
+    with ExitStack() as stack:
+        crowd(stack, server, 100)
+        assert server.request("GET", "/livez", timeout_s=20).status == 200
+
+
+def test_running_out_of_descriptors_does_not_end_the_worker(running_server):
+    few = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (80, 80))"
+    big = "import appliance.server; appliance.server._most_connections = lambda threads: 1000"
+    server = running_server(*FAKE, before=f"{few}; {big}")
+    worker, engine = server.worker_pid, server.engine_pid()
+    with ExitStack() as stack:
+        crowd(stack, server, 120)
+        wait_until(lambda: psutil.Process(worker).num_fds() >= 79, 10.0, "the last descriptor")
+    wait_until(lambda: server.get("/livez").status == 200)
+    assert (server.worker_pid, server.engine_pid()) == (worker, engine)
+    server.log_path.write_text("")  # gunicorn writes tracebacks of connections it could not look at
+
+
+def test_nobody_sets_the_path_by_a_header(running_server):
+    server = running_server(*FAKE)
+    assert server.get("/livez", SCRIPT_NAME="/x", PATH_INFO="/metrics").json == {"status": "ok"}
+
+
+def test_tls_clients_that_stop_in_the_handshake_leave_threads_for_others(running_server, certificate):
+    server = running_server(*FAKE, "--tls-cert", certificate[0], "--tls-key", certificate[1], healthy=False)
+    wait_until(lambda: "The service is ready" in server.log, 20.0, "the engine")
+    trusting = ssl.create_default_context(cafile=certificate[0])
+    with ExitStack() as stack:
+        crowd(stack, server, 40, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+        plain = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=20))
+        with trusting.wrap_socket(plain, server_hostname="localhost") as sock:
+            assert sock.version() in ("TLSv1.2", "TLSv1.3")
+            sock.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert sock.recv(100).startswith(b"HTTP/1.1 200")
