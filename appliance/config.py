@@ -54,7 +54,7 @@ class Setting:
 KV_TYPES = ("f16", "q8_0", "q4_0")
 
 SETTINGS: tuple[Setting, ...] = (
-    Setting("model", "list", (), "GGUF file to serve; may be given several times.", "models", flags=("-m",)),
+    Setting("model", "list", (), "GGUF file, or model of the catalog, to serve; may be given several times. Default: the catalog's default.", "models", flags=("-m",)),
     Setting("alias", "list", (), "Name a model is served under, in the order of --model. Default: the file's name.", "models"),
     Setting("ctx_size", "int", 4096, "Context of one request: prompt and answer together. 0: what the model was trained for.", "models", "tokens", ("-c",), minimum=0, maximum=1_048_576),
     Setting("parallel", "int", 8, "Sequences a model works on at the same time.", "models", "sequences", ("-np",), minimum=1, maximum=128),

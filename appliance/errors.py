@@ -23,6 +23,7 @@
     |- ConfigError                500  bad_configuration       exit 78
     |- ModelFileError             500  bad_model               exit 65
     |  `- ModelFileMissing        500  model_file_missing      exit 66
+    |- StorageFailed              500  storage_failed          exit 74
     `- PortUnavailable            500  port_unavailable        exit 71 or 77
 
 A message names the thing, its value, the limit and the setting to change. `remedy` is the sentence that tells the
@@ -206,6 +207,12 @@ class ModelFileMissing(ModelFileError):
     """There is no file at that path."""
 
     code, exit_code = "model_file_missing", 66
+
+
+class StorageFailed(ApplianceError):
+    """A file cannot be written or read: the disk is full, read-only or broken."""
+
+    code, exit_code = "storage_failed", 74
 
 
 class PortUnavailable(ApplianceError):

@@ -12,7 +12,7 @@ from appliance import catalog
 from appliance.admission import Admission
 from appliance.auth import Auth
 from appliance.clock import monotonic, unix_seconds
-from appliance.config import Config, load_config
+from appliance.config import Config, is_loopback, load_config
 from appliance.engine import placement as places
 from appliance.engine.child import Child
 from appliance.engine.client import EngineClient
@@ -20,6 +20,7 @@ from appliance.engine.supervisor import Supervisor
 from appliance.engine.topology import observed_placement, read_topology
 from appliance.engine.worker import WorkerSettings
 from appliance.errors import ConfigError
+from appliance.integrity import HashCache
 from appliance.logs import configure, log
 from appliance.metrics import Gauge, Metrics
 from appliance.pipeline import Engine, Pipeline
@@ -31,23 +32,25 @@ class Services:
     def __init__(self, config: Config, reload_config: Callable[[], Config] = load_config) -> None:
         """Build without starting anything. Raises ConfigError."""
         self.config = config
+        self._bound_host = config.host  # a reload does not move the socket
         self.auth = Auth.from_config(config)
         self.metrics = Metrics()
         self.started_unix = unix_seconds()
         self._reload_config = reload_config
         models = catalog.entries(config)
+        hashes = catalog.hash_cache(config)
         self.topology = read_topology()
         self.placement = places.plan_threads(
             self.topology, config.threads or None, config.cpus or None, children=max(1, len(models))
         )
         engines = {
-            entry.name: self._engine(entry, place)
+            entry.name: self._engine(entry, place, hashes)
             for entry, place in zip(models, self.placement.children, strict=False)
         }
         self.pipeline = Pipeline(engines, self.metrics, timeout_s=config.request_timeout_s)
         self.metrics.add_source(self._gauges)
 
-    def _engine(self, entry: catalog.ModelEntry, place: places.ChildPlacement) -> Engine:
+    def _engine(self, entry: catalog.ModelEntry, place: places.ChildPlacement, hashes: HashCache) -> Engine:
         config = self.config
         settings = WorkerSettings(
             engine=config.engine,
@@ -76,6 +79,7 @@ class Services:
             hang_timeout_s=config.hang_timeout_s,
             load_timeout_s=config.load_timeout_s,
             log=log,
+            check=lambda stopping: catalog.verify_before_load(entry, hashes, stopping),
         )
         return Engine(supervisor, client, Admission(config.parallel, config.queue_size))
 
@@ -96,6 +100,11 @@ class Services:
         try:
             fresh = self._reload_config()
             auth = Auth.from_config(fresh)
+            if not (auth.required or fresh.allow_anonymous or is_loopback(self._bound_host)):
+                raise ConfigError(
+                    f"The service listens on {self._bound_host}, and without a key everybody there could use it.",
+                    remedy="Keep a key, set allow_anonymous, or restart with another host.",
+                )
         except ConfigError as error:
             log("error", f"The configuration was not reloaded, the old one stays: {error}")
             return

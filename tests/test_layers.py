@@ -17,8 +17,8 @@ FILES = {
 }
 LAYERS = [
     {"types", "errors", "clock"},
-    {"config", "logs", "metrics", "systemd"},
-    {"db", "catalog", "engine", "cache"},
+    {"config", "logs", "metrics", "systemd", "storage"},
+    {"db", "manifest", "integrity", "gguf_header", "catalog", "intake", "engine", "cache"},
     {"auth", "routing", "admission"},
     {"pipeline"},
     {"http"},
@@ -34,6 +34,7 @@ ONLY_IMPORTER = {
     "gunicorn": {"appliance.server"},
     "faiss": {"appliance.cache.index"},
     "onnxruntime": {"appliance.engine.onnx_decoder", "appliance.engine.onnx_encoder"},
+    "huggingface_hub": {"appliance.intake.hub"},
 }
 NOT_IN_THE_CHILD = {"flask", "werkzeug", "gunicorn", "sqlite3", "sqlite_utils", "faiss"}
 

@@ -18,7 +18,9 @@ class Parser(argparse.ArgumentParser):
         """A command's own parser refuses what it does not know: the one above knows none of its flags to suggest."""
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+            # Values are left out: behind a misspelt --api-key stands a secret, and stderr ends up in a journal.
+            flags = [word.partition("=")[0] for word in unknown if word.startswith("-")]
+            self.error(f"unrecognized arguments: {' '.join(flags or unknown)}")
         return found, unknown
 
     def error(self, message: str) -> NoReturn:
@@ -32,12 +34,13 @@ class Parser(argparse.ArgumentParser):
 
 def build_parser() -> Parser:
     """The whole command line."""
-    from appliance.cli import machine, serve
+    from appliance.cli import machine, models, serve
 
     parser = Parser(prog="appliance", description="An AI service for the people on your network, on a box without a GPU.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"appliance {version()}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     serve.add(commands)
+    models.add(commands)
     machine.add(commands)
     return parser
 

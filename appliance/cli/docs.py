@@ -24,15 +24,15 @@ WIDTH = 98
 STALE, UNREADABLE = 65, 66
 EXIT_CODES = {
     0: "done",
-    64: "wrong usage: an unknown flag or command, or no model named",
+    64: "wrong usage: an unknown flag or command, no model named, or a name that cannot be taken",
     65: "the model file is damaged, of another kind or not supported",
     66: "there is no file at the path given",
-    69: "no model could be kept running",
+    69: "no model could be kept running, or a model hub does not answer",
     70: "a fault inside the program; the log has the details",
     71: "the listening address cannot be had",
-    74: "the output could not be written (a closed pipe)",
+    74: "the output or a file could not be written: a closed pipe, a full disk",
     75: "full just now, try again; no command ends with it yet",
-    77: "not allowed: the port needs privileges",
+    77: "not allowed: the port needs privileges, a folder belongs to somebody else, or a model hub wants a token",
     78: "the configuration is wrong; every mistake is listed",
     130: "interrupted with Ctrl-C before the service ran",
 }
@@ -50,9 +50,14 @@ def help_block() -> str:
 
 
 def commands(parser: argparse.ArgumentParser) -> dict[str, Parser]:
-    """The commands of a parser by name, in the order they were declared."""
-    found = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
-    return dict(found[0].choices) if found else {}
+    """The commands of a parser by name, in the order they were declared; the ones below a command as "models add"."""
+    found: dict[str, Parser] = {}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, command in action.choices.items():
+                found[name] = command
+                found |= {f"{name} {inner}": other for inner, other in commands(command).items()}
+    return found
 
 
 def errors_table() -> str:

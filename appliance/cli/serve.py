@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
+import os
 from typing import Any
 
+from appliance import catalog
 from appliance.config import SETTINGS, Config, Setting, load_config
 from appliance.errors import InvalidRequest, ModelFileMissing
 
@@ -56,15 +57,17 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.check_config:
         print(json.dumps({"configuration": config.shown(), "sources": config.sources}, indent=2))
         return 0
-    if not config.model:
+    models = catalog.entries(config)
+    if not models:
         raise InvalidRequest(
             "There is no model to serve.", remedy="Name a GGUF file: appliance serve --model /path/to/model.gguf"
         )
-    missing = [path for path in config.model if config.engine == "llama" and not Path(path).expanduser().exists()]
+    missing = [entry.path for entry in models if config.engine == "llama" and not entry.model and not os.path.exists(entry.path)]
     if missing:
-        raise ModelFileMissing(
-            f"There is no model file at {missing[0]}.", remedy="Check the path given to --model, or copy the file there."
-        )
+        remedy = "Check the path given to --model, or copy the file there."
+        if missing[0].name == str(missing[0]):
+            remedy = "Nor does the catalog have a model of that name: appliance models list. " + remedy
+        raise ModelFileMissing(f"There is no model file at {missing[0]}.", remedy=remedy)
     from appliance.server import run as serve  # imports gunicorn: only when it is needed
 
     return serve(config, lambda: configuration(arguments))

@@ -46,7 +46,11 @@ def pause_before_restart(deaths_in_a_row: int) -> float:
 
 
 class Supervisor:
-    """Keeps one model served. `start_child` makes a process; `log` takes (level, sentence)."""
+    """Keeps one model served. `start_child` makes a process; `log` takes (level, sentence).
+
+    `check` runs on this thread before each start and may take seconds; it raises ApplianceError when the model must not be
+    loaded, and soon after the function it is given says that the service is stopping.
+    """
 
     def __init__(
         self,
@@ -58,9 +62,11 @@ class Supervisor:
         load_timeout_s: float,
         log: Callable[[str, str], None],
         clock: Clock = monotonic,
+        check: Callable[[Callable[[], bool]], None] = lambda stopping: None,
     ) -> None:
         self.name = name
         self.client = client
+        self._check = check
         self.status = Status()
         self._start_child = start_child
         self._hang_timeout_s = hang_timeout_s
@@ -163,7 +169,11 @@ class Supervisor:
     def _live(self) -> tuple[float | None, Death, ApplianceError | None]:
         """One child from start to end: (when it became ready, why it ended, its own refusal)."""
         try:
+            self.status.phase, self.status.progress = "checking", 0.0
+            self._check(self._stop.is_set)
             child = self._child = self._start_child()
+        except ApplianceError as error:
+            return None, Death("refused", str(error)), error
         except OSError as error:
             return None, Death("fault", f"its process cannot be started: {error}"), None
         self.status.pid = child.pid

@@ -10,7 +10,7 @@ import llama_cpp as lib
 
 from appliance.engine.llama_backend import check_file
 from appliance.engine.llama_log import LlamaLog
-from appliance.errors import ApplianceError, InvalidRequest, ModelFileError
+from appliance.errors import InvalidRequest, ModelFileError, StorageFailed
 
 KINDS: dict[str, int] = {
     "F16": lib.LLAMA_FTYPE_MOSTLY_F16,
@@ -28,17 +28,11 @@ OUTPUT_KINDS: dict[str, int] = {
 }
 
 
-class DiskFull(ApplianceError):
-    """There is no room for the file."""
-
-    code, exit_code = "disk_full", 74
-
-
 def quantize(source: Path, target: Path, kind: str, *, output: str | None = None, threads: int = 0) -> None:
     """Write `source` to `target` with weights of `kind` (a key of KINDS).
 
     output: a key of OUTPUT_KINDS for the output and embedding tensors, None for llama.cpp's choice. threads: 0 for all.
-    The target appears only when it is whole. Raises InvalidRequest, ModelFileError or DiskFull.
+    The target appears only when it is whole. Raises InvalidRequest, ModelFileError or StorageFailed.
     """
     if kind not in KINDS:
         raise InvalidRequest(f"There is no quantization {kind!r}.", param="type", remedy=f"Choose one of {', '.join(KINDS)}.")
@@ -51,7 +45,7 @@ def quantize(source: Path, target: Path, kind: str, *, output: str | None = None
         raise InvalidRequest(f"{target} exists already.", param="target", remedy="Remove it or choose another name.")
     free, size = shutil.disk_usage(target.parent).free, source.stat().st_size
     if free < size:
-        raise DiskFull(f"{target.parent} has {free // 10**6} MB free; up to {size // 10**6} MB are needed.")
+        raise StorageFailed(f"{target.parent} has {free // 10**6} MB free; up to {size // 10**6} MB are needed.")
     log = LlamaLog()
     lib.llama_backend_init()
     params = lib.llama_model_quantize_default_params()

@@ -56,7 +56,7 @@ def test_codes_are_unique():
 def test_statuses_types_and_exit_codes_fit_together(kind):
     assert 400 <= kind.status <= 599
     assert (kind.type == "server_error") == (kind.status == 500) or kind.status == 499
-    assert kind.exit_code in {64, 65, 66, 69, 70, 71, 75, 77, 78}
+    assert kind.exit_code in {64, 65, 66, 69, 70, 71, 74, 75, 77, 78}
 
 
 @pytest.mark.parametrize("data", [{}, {"code": "from_the_future", "message": "m"}, {"code": None}])

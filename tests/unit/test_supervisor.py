@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -26,6 +27,7 @@ from appliance.errors import (
     Draining,
     EngineLost,
     ModelFailed,
+    ModelFileError,
     ModelLoading,
     RequestQuarantined,
 )
@@ -237,6 +239,40 @@ def test_stop_while_loading_does_not_wait_for_the_load(wait_s):
     assert all(child.process.returncode is not None for child in engine.children)
 
 
+def test_a_model_that_fails_its_check_is_refused_in_words_and_no_process_is_started():
+    started, log = [], []
+
+    def check(stopping):
+        raise ModelFileError("The file was changed.", remedy="Fetch it again.")
+
+    supervisor = Supervisor(
+        "x", lambda: started.append(1), EngineClient(), hang_timeout_s=1, load_timeout_s=1,
+        log=lambda *line: log.append(line), check=check,
+    )  # fmt: skip
+    supervisor.start()
+    wait_until(lambda: supervisor.status.state == "failed")
+    supervisor.stop()
+    assert not started and isinstance(supervisor.status.error, ModelFileError)
+    assert log == [("error", "Engine x cannot be served: The file was changed. Fetch it again.")]
+
+
+def test_stop_ends_a_check_that_takes_long_and_no_process_is_started():
+    started, began = [], threading.Event()
+
+    def check(stopping):
+        began.set()
+        wait_until(stopping)
+        raise Draining("The service is stopping.")
+
+    supervisor = Supervisor(
+        "x", lambda: started.append(1), EngineClient(), hang_timeout_s=1, load_timeout_s=1, log=print, check=check
+    )
+    supervisor.start()
+    assert began.wait(5) and supervisor.status.state == "loading" and supervisor.status.phase == "checking"
+    supervisor.stop()
+    assert not started and supervisor.status.state == "absent"
+
+
 def test_stop_without_a_start_is_fine():
     engine = Engine()
     engine.supervisor.stop()
@@ -343,3 +379,17 @@ def test_out_of_memory_kills_are_read_from_vmstat(tmp_path):
 def test_pauses_grow_to_a_limit_and_the_first_restart_is_at_once(deaths):
     assert pause_before_restart(1) == 0.0
     assert pause_before_restart(deaths) <= pause_before_restart(deaths + 1) <= LONGEST_PAUSE_S
+
+
+def test_a_child_gets_no_key_and_imports_nothing_from_the_working_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("APPLIANCE_API_KEY", "secret-1")
+    monkeypatch.setenv("APPLIANCE_API_KEY_FILE", "/secret-2")
+    monkeypatch.setenv("PYTHONPATH", "/somewhere/else")
+    environment = child_module._environment({"OMP_NUM_THREADS": "1"})
+    assert not [name for name in environment if name.startswith("APPLIANCE_")] and "secret" not in str(environment.values())
+    assert environment["OMP_NUM_THREADS"] == "1" and environment["PYTHONPATH"].endswith(f"{os.pathsep}/somewhere/else")
+    (tmp_path / "numpy.py").write_text("raise SystemExit('the wrong numpy')")
+    (tmp_path / "appliance").mkdir()
+    program = "appliance.engine.worker"  # without arguments it ends after its imports
+    ended = subprocess.run([sys.executable, "-m", program], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert "IndexError" in ended.stderr and "wrong numpy" not in ended.stderr
