@@ -12,6 +12,7 @@ import ctypes
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,23 +114,17 @@ class LlamaBackend:
                 f"{path.name}: llama.cpp cannot set up a context of {wanted} tokens: {error}",
                 remedy="Lower ctx_size or parallel, or choose other cache types.",
             ) from None
-        self.info = ModelInfo(
+        self.info = self._describe(
             name=name,
             path=str(path),
-            description=f"{self._describe()}, flash attention {why}",
-            parameters=lib.llama_model_n_params(self._model),
-            size_bytes=lib.llama_model_size(self._model),
-            vocabulary=self._vocabulary,
             # llama.cpp rounds a stream up to its own granularity; what was asked for is what counts.
             context_tokens=min(context_tokens, self._context.tokens_per_sequence),
-            trained_context_tokens=trained,
             kv_tokens=min(wanted, self._context.kv_tokens),
             kv_bytes=self._kv_bytes(type_k, type_v),
             sequences=sequences,
-            has_chat_template=self._template is not None,
             threads=threads,
-            backend="llama.cpp",
         )
+        self.info = replace(self.info, description=f"{self.info.description}, flash attention {why}")
 
     def _load_model(self, path: Path, mlock: bool, progress: Progress) -> Any:
         params = lib.llama_model_default_params()
@@ -177,10 +172,20 @@ class LlamaBackend:
         finally:
             probe.close()
 
-    def _describe(self) -> str:
+    def _describe(self, **known: Any) -> ModelInfo:
+        model = self._model
         buffer = ctypes.create_string_buffer(256)
-        lib.llama_model_desc(self._model, buffer, 256)
-        return buffer.value.decode("utf-8", "replace")
+        lib.llama_model_desc(model, buffer, 256)
+        return ModelInfo(
+            description=buffer.value.decode("utf-8", "replace"),
+            parameters=lib.llama_model_n_params(model),
+            size_bytes=lib.llama_model_size(model),
+            vocabulary=self._vocabulary,
+            trained_context_tokens=lib.llama_model_n_ctx_train(model),
+            has_chat_template=self._template is not None,
+            backend="llama.cpp",
+            **known,
+        )
 
     def _kv_bytes(self, type_k: str, type_v: str) -> int:
         model = self._model
