@@ -68,7 +68,7 @@ def test_kill_9_in_mid_copy_leaves_nothing_in_place_and_the_next_add_finishes(da
             continue
         assert models(data) == [] and not (data / "models" / "large").exists()
         shares.pop(0)
-    assert len(shares) < 3, "not one run was killed in mid-copy"
+    assert not shares, f"no run could be killed at {shares} of the copy"
     listed = json.loads(command("models", "list", "--json").stdout)["unfinished"]
     assert 0 < listed["large"] <= large.stat().st_size
     done = command("models", "add", str(large))
