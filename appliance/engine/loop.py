@@ -19,6 +19,9 @@ from appliance.errors import ApplianceError, Cancelled, ContextLengthExceeded, D
 WORTH_SAVING_TOKENS = 32
 """A displaced sequence shorter than this is computed again rather than kept as a snapshot."""
 LOAD_REPORT_S = 0.2
+TELL_S = 0.025
+"""Least time between two frames of a streaming answer. Faster than anybody reads; each frame wakes the web worker and
+the client, which on a small box takes the time from the very threads that compute the next token."""
 
 
 class Link(Protocol):
@@ -50,7 +53,7 @@ class Loop:
         self._arrivals = 0
         self._steps = 0
         self._frame = Frame(0)
-        self._load_sent_at = -1e9
+        self._load_sent_at = self._told_at = -1e9
         self._last_step_s = 0.0
         self.stopping = False
 
@@ -67,11 +70,15 @@ class Loop:
             return False
         self._admit()
         plan = self._plan()
-        if self._frame.started:
+        if plan.chunks:  # a long step: nobody waits through it for a token that is already there
+            for sequence in self._running.values():
+                self._tell(sequence)
+        if self._frame.started or self._frame.deltas:
             self._send_frame()  # before the computation: if it kills us, the front knows whom to suspect
         if not plan.empty:
             self._compute(plan)
-        self._send_frame()
+        if not self._frame.empty or not self._running or self._clock() - self._told_at >= TELL_S:
+            self._send_frame()
         return not plan.empty
 
     def _receive(self, timeout_s: float | None) -> None:
@@ -164,7 +171,8 @@ class Loop:
 
     def _leave(self, request_id: str) -> None:
         sequence = self._running.pop(request_id, None)
-        if sequence and sequence.slot:
+        if sequence:
+            self._tell(sequence)
             self.slots.release(sequence.slot, keep=True)
             sequence.slot = None
         self._waiting = deque(s for s in self._waiting if s.id != request_id)
@@ -340,6 +348,7 @@ class Loop:
     def _preempt(self, request_id: str) -> None:
         """Take a running sequence's space; it waits at the front of the line and goes on where it was."""
         sequence = self._running.pop(request_id)
+        self._tell(sequence)
         slot = sequence.slot
         sequence.slot = None
         self._clear(slot)
@@ -371,6 +380,7 @@ class Loop:
     def _take(self, pieces: list[Piece], owners: list[Sequence], logits: Any) -> None:
         """Note what was computed and draw from the logits, row by row in the order of the pieces."""
         row = 0
+        due = self._clock() - self._told_at >= TELL_S
         for piece, sequence in zip(pieces, owners, strict=True):
             sequence.slot.tokens.extend(piece.tokens)
             count = {"none": 0, "last": 1, "all": len(piece.tokens)}[piece.outputs]
@@ -384,14 +394,19 @@ class Loop:
                 except ApplianceError as error:  # no token could be drawn: the others go on
                     self._fail(sequence.id, error)
                     continue
-            delta = sequence.take_delta()
-            if delta:
-                self._frame.deltas.append(delta)
             if sequence.reason:
-                self._frame.ended.append(sequence.ended())
                 self._leave(sequence.id)
+                self._frame.ended.append(sequence.ended())
+            elif due or sequence.generated == 1:  # the first one is what people wait for
+                self._tell(sequence)
 
     # -- telling -----------------------------------------------------------------------------------------------
+
+    def _tell(self, sequence: Sequence) -> None:
+        """Put what a sequence has not told yet into the next frame."""
+        delta = sequence.take_delta()
+        if delta:
+            self._frame.deltas.append(delta)
 
     def load(self) -> dict[str, Any]:
         """Gauges for /metrics: requests, KV tokens, stored prefixes, seconds of the last step."""
@@ -416,4 +431,5 @@ class Loop:
             frame.load = self.load()
             self._load_sent_at = now
         self._frame = Frame(self._steps)
+        self._told_at = now
         self._link.send(frame)

@@ -85,7 +85,7 @@ class Answer:
 
 @dataclass(slots=True)
 class Frame:
-    """Child to front, one a step: everything the step brought, and the heartbeat.
+    """Child to front, after a step or two: everything they brought, and the heartbeat.
 
     deltas: [id, text, tokens, logprobs or null]; logprobs: [token, piece (latin-1), logprob, [[token, piece, logprob]..]].
     ended: [id, reason, prompt_tokens, completion_tokens, cached_tokens, stop text or null].
@@ -99,6 +99,11 @@ class Frame:
     failed: list[list[Any]] = field(default_factory=list)
     started: list[str] = field(default_factory=list)
     load: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def empty(self) -> bool:
+        """Only a heartbeat."""
+        return not (self.deltas or self.ended or self.failed or self.started)
 
 
 Message = Generate | Cancel | Ask | Stop | Booting | Ready | Refused | Answer | Frame

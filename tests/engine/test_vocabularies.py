@@ -15,6 +15,7 @@ from real_engine import RealDrive, opened, present
 
 from appliance.engine.channel import ChannelClosed
 from appliance.engine.child import Child
+from appliance.engine.loop import TELL_S
 from appliance.engine.messages import Answer, Ask, Generate, Ready
 from appliance.engine.worker import WorkerSettings
 
@@ -150,7 +151,9 @@ def test_characters_of_several_tokens_stream_whole(tmp_path, said):
     with opened(path) as backend:
         drive = RealDrive(backend)
         request_id = drive.generate("\n", max_tokens=50)
-        drive.run()
+        while drive.open:
+            drive.step()
+            drive.clock.advance(2 * TELL_S)
         deltas = [text for frame in drive.frames for _, text, _, _ in frame.deltas]
         assert drive.ended[request_id][0] == "stop" and drive.ended[request_id][2] == len(said.encode())
         assert deltas == list(said)

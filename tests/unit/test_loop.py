@@ -37,6 +37,33 @@ def test_an_answer_is_streamed_and_ends_with_its_usage():
     assert drive.started == ["a"]
 
 
+def test_the_first_token_is_told_at_once_and_later_ones_every_25_ms():
+    drive = Drive(TimedFake(FakeClock(), base_s=0.01, token_s=0.0))
+    drive.generate("abc", "a", max_tokens=10)
+    told, began = [], drive.clock()
+    while drive.open:
+        seen = len(drive.frames)
+        drive.step()
+        told += [(round(drive.clock() - began, 2), tokens) for frame in drive.frames[seen:] for _, _, tokens, _ in frame.deltas]
+    assert told == [(0.01, 1), (0.04, 3), (0.07, 3), (0.1, 3)]
+
+
+def test_no_token_waits_through_the_long_step_of_a_newcomer():
+    drive = Drive(TimedFake(FakeClock(), base_s=0.01, token_s=0.001))
+    drive.generate("abc", "a", max_tokens=60)
+    for _ in range(3):
+        drive.step()
+    drive.generate("y" * 400, "b", max_tokens=1)
+    long_steps = 0
+    while "b" in drive.open:
+        made = len(drive.backend.steps)  # each step so far brought a token of the first answer
+        drive.step()
+        if max(len(piece.tokens) for piece in drive.backend.steps[-1]) > 1:
+            long_steps += 1
+            assert len(drive.texts["a"]) >= made
+    assert long_steps > 2
+
+
 def test_messages_go_through_the_template():
     drive = Drive()
     drive.generate([{"role": "user", "content": "h\N{EURO SIGN}i"}], "a")
