@@ -30,4 +30,4 @@ clean:  ## what tools left; .venv and the wheel cache stay
 
 .PHONY: .test-env
 .test-env:
-	./install.sh --user --apt --test
+	./install.sh --user --apt --test --extra factory
