@@ -29,12 +29,16 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 BASE = {"appliance.types", "appliance.errors", "appliance.clock"}
 PURE = {f"appliance.engine.{name}" for name in ("scheduler", "slots", "sampling", "text", "messages")}
 ONLY_IMPORTER = {
-    "llama_cpp": {f"appliance.engine.llama_{part}" for part in ("backend", "context", "log")} | {"appliance.factory.quantize"},
-    "torch": {"appliance.factory.student", "appliance.factory.starter"},
+    "llama_cpp": {f"appliance.engine.llama_{part}" for part in ("backend", "context", "lane", "log")} | {"appliance.factory.quantize"},
+    "torch": {f"appliance.factory.{part}" for part in ("classifier", "distil", "starter", "student", "understanding")},
     "gunicorn": {"appliance.server"},
     "faiss": {"appliance.cache.index"},
-    "onnxruntime": {"appliance.engine.onnx_decoder", "appliance.engine.onnx_encoder"},
-    "huggingface_hub": {"appliance.intake.hub"},
+    "onnxruntime": {f"appliance.engine.onnx_{part}" for part in ("decoder", "encoder")}
+    | {"appliance.factory.classifier"}
+    | {f"appliance.factory.{part}_onnx" for part in ("convert", "evaluate", "quantize")},
+    "transformers": {"appliance.factory.classifier", "appliance.factory.convert_onnx"},
+    "optimum": {"appliance.factory.convert_onnx"},
+    "huggingface_hub": {"appliance.intake.hub", "appliance.factory.convert_onnx"},
 }
 NOT_IN_THE_CHILD = {"flask", "werkzeug", "gunicorn", "sqlite3", "sqlite_utils", "faiss"}
 

@@ -7,6 +7,8 @@ Limits are TOML; every key is optional, an unknown one is a mistake:
     max_kl = 0.1                   # nats
     min_top1 = 0.85
     min_tokens_per_s = 5.0         # one stream
+    min_cosine = 0.97              # embedders: mean cosine with the reference's embeddings
+    min_accuracy = 0.9             # classifiers: share of labelled lines
     [[golden]]
     prompt = "..."
     must_contain = "..."
@@ -26,7 +28,7 @@ from typing import Any
 from appliance.errors import ConfigError, InvalidRequest
 
 CERTIFICATE = "certificate.json"
-NUMBERS = ("max_perplexity_rise", "max_kl", "min_top1", "min_tokens_per_s")
+NUMBERS = ("max_perplexity_rise", "max_kl", "min_top1", "min_tokens_per_s", "min_cosine", "min_accuracy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +47,23 @@ class Limits:
     max_kl: float | None = None
     min_top1: float | None = None
     min_tokens_per_s: float | None = None
+    min_cosine: float | None = None
+    min_accuracy: float | None = None
     golden: tuple[Golden, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What was measured: perplexity_rise as a share of the reference's; golden: the answers, in the order of the limits."""
+    """What was measured, None where it was not: perplexity_rise as a share of the reference's; golden: the answers, in the
+    order of the limits; cosine: the mean over the sentences; accuracy as a share."""
 
-    perplexity_rise: float | None
-    kl: float | None
-    top1: float | None
-    tokens_per_s: float
+    perplexity_rise: float | None = None
+    kl: float | None = None
+    top1: float | None = None
+    tokens_per_s: float | None = None
     golden: tuple[str, ...] = ()
+    cosine: float | None = None
+    accuracy: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +80,7 @@ def read_limits(path: Path) -> Limits:
     """Limits from TOML. Raises ConfigError that lists every mistake."""
     try:
         data = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read as TOML: {error}") from None
     mistakes = []
     for key, value in data.items():
@@ -85,7 +92,11 @@ def read_limits(path: Path) -> Limits:
         elif isinstance(value, bool) or not isinstance(value, int | float):
             mistakes.append(f"{path}: {key} = {value!r} is not a number.")
     golden = []
-    for number, row in enumerate(data.get("golden", []), 1):
+    rows = data.get("golden", [])
+    if not isinstance(rows, list):
+        mistakes.append(f"{path}: golden has to be written as [[golden]].")
+        rows = []
+    for number, row in enumerate(rows, 1):
         if not (isinstance(row, dict) and set(row) == {"prompt", "must_contain"} and all(isinstance(v, str) for v in row.values())):
             mistakes.append(f"{path}: golden prompt {number} needs the texts prompt and must_contain, and nothing else.")
         else:
@@ -108,6 +119,8 @@ def judge(limits: Limits, measured: Measured) -> list[Verdict]:
     check("max_kl", limits.max_kl, measured.kl, True)
     check("min_top1", limits.min_top1, measured.top1, False)
     check("min_tokens_per_s", limits.min_tokens_per_s, measured.tokens_per_s, False)
+    check("min_cosine", limits.min_cosine, measured.cosine, False)
+    check("min_accuracy", limits.min_accuracy, measured.accuracy, False)
     for golden, answer in zip(limits.golden, measured.golden, strict=True):
         rows.append(Verdict(f"golden: {golden.prompt}", golden.must_contain, answer, golden.must_contain in answer))
     return rows

@@ -31,6 +31,15 @@ def test_a_figure_that_was_not_measured_fails_its_limit():
     assert not verdict.passed and verdict.measured == "not measured"
 
 
+def test_embedders_and_classifiers_have_limits_of_their_own(tmp_path):
+    wanted = certify.read_limits(limits(tmp_path, "min_cosine = 0.97\nmin_accuracy = 0.9\n"))
+    verdicts = certify.judge(wanted, Measured(cosine=0.97, accuracy=0.89))
+    assert [(v.name, v.passed) for v in verdicts] == [("min_cosine", True), ("min_accuracy", False)]
+    assert [v.measured for v in certify.judge(wanted, GOOD)] == ["not measured"] * 2
+    [verdict] = certify.judge(Limits(min_tokens_per_s=1.0), Measured(cosine=1.0))
+    assert not verdict.passed, "a speed that was not measured is not a good one"
+
+
 def test_a_golden_prompt_must_be_answered_with_its_text():
     wanted = Limits(golden=(Golden("2+2?", "4"), Golden("hello", "hi")))
     verdicts = certify.judge(wanted, Measured(None, None, None, 1.0, ("It is 4.", "goodbye")))
