@@ -18,8 +18,8 @@ BLOCK = {"attn_norm": "attn_norm", "q": "attn_q", "k": "attn_k", "v": "attn_v", 
 BLOCK |= {"gate": "ffn_gate", "up": "ffn_up", "down": "ffn_down"}
 
 
-def export(student: Student, tokenizer: Tokenizer, target: Path, name: str, licence: str) -> None:
-    """Write f16 weights (f32 norms) to `target`, whole or not at all."""
+def export(student: Student, tokenizer: Tokenizer, target: Path, name: str, licence: str, weights: type = np.float16) -> None:
+    """Write weights of the numpy type `weights` (norms always f32) to `target`, whole or not at all."""
     shape = student.shape
     part = target.with_name(f".{target.name}.part")
     writer = gguf.GGUFWriter(str(part), "llama")
@@ -35,11 +35,11 @@ def export(student: Student, tokenizer: Tokenizer, target: Path, name: str, lice
     writer.add_rope_freq_base(shape.rope_base)
     writer.add_layer_norm_rms_eps(shape.norm_eps)
     writer.add_vocab_size(shape.vocabulary)
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32 if weights is np.float32 else gguf.LlamaFileType.MOSTLY_F16)
     _vocabulary(writer, tokenizer, shape.vocabulary)
     for key, tensor in student.state_dict().items():
         values = tensor.float().cpu().numpy()
-        writer.add_tensor(_gguf_name(key), values.astype(np.float32 if values.ndim == 1 else np.float16))
+        writer.add_tensor(_gguf_name(key), values.astype(np.float32 if values.ndim == 1 else weights))
     try:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()

@@ -1,7 +1,8 @@
-"""Question/answer data for a student: reading, checking, splitting, and the noise people make when they type.
+"""Question/answer data for a student: reading, checking, drawing examples, and the noise people make when they type.
 
-A file is JSON Lines, one intent a line: {"id", "topic", "answer", "questions": [...]}. The first phrasings train, the last
-`HELD_OUT` of each intent are kept to test with. Pure but for reading the files.
+A file is JSON Lines, one intent a line: {"id", "topic", "answer", "questions": [...], "patterns": [...], "held_out": [...]}.
+Questions and patterns (`patterns`) train; held-out phrasings are never trained on, not even where a pattern makes them.
+Pure but for reading the files.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.errors import InvalidRequest
+from appliance.factory import patterns
 
-HELD_OUT = 2
-"""Phrasings of each intent that are never trained on."""
 UNKNOWN = "unknown"
 """The intent whose answer is the refusal."""
+PATTERN_SHARE = 0.6
+"""Share of the examples whose question comes from a pattern where the intent has some; the others are written ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,8 @@ class Intent:
     topic: str
     answer: str
     questions: tuple[str, ...]
+    patterns: tuple[patterns.Parts, ...] = ()
+    held_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +59,12 @@ def read(folder: Path) -> list[Intent]:
             where = f"{path.name} line {number}"
             try:
                 row = json.loads(line)
-                intent = Intent(row["id"], row["topic"], row["answer"], tuple(row["questions"]))
+                grammars = tuple(patterns.parse(pattern) for pattern in row.get("patterns", ()))
+                intent = Intent(row["id"], row["topic"], row["answer"], tuple(row["questions"]), grammars, tuple(row.get("held_out", ())))
             except (ValueError, KeyError, TypeError) as error:
                 mistakes.append(f"{where}: not an intent ({type(error).__name__}: {error})")
                 continue
-            for question in intent.questions:
+            for question in (*intent.questions, *intent.held_out):
                 key = normalise(question)
                 if asked.setdefault(key, intent.id) != intent.id:
                     mistakes.append(f"{where}: {question!r} is also asked by {asked[key]}")
@@ -71,20 +76,36 @@ def read(folder: Path) -> list[Intent]:
     return intents
 
 
-def split(intents: Iterable[Intent]) -> tuple[list[Pair], list[Pair]]:
-    """(training, held out by phrasing). The refusal's questions keep every tenth one back."""
-    train: list[Pair] = []
-    test: list[Pair] = []
-    for intent in intents:
-        pairs = [Pair(q, intent.answer, intent.id) for q in dict.fromkeys(intent.questions)]
-        if intent.id == UNKNOWN:
-            test += pairs[::10]
-            train += [pair for number, pair in enumerate(pairs) if number % 10]
-        else:
-            cut = max(1, len(pairs) - HELD_OUT)
-            train += pairs[:cut]
-            test += pairs[cut:]
-    return train, test
+def written(intents: Iterable[Intent]) -> list[Pair]:
+    """All written questions to train on."""
+    return [Pair(question, intent.answer, intent.id) for intent in intents for question in dict.fromkeys(intent.questions)]
+
+
+def held_out(intents: Iterable[Intent]) -> list[Pair]:
+    """All questions to test with."""
+    return [Pair(question, intent.answer, intent.id) for intent in intents for question in intent.held_out]
+
+
+class Examples:
+    """Draws training pairs: intents alike often, the refusal with a share of its own."""
+
+    def __init__(self, intents: Iterable[Intent], refusal_share: float) -> None:
+        intents = list(intents)
+        self._known = [intent for intent in intents if intent.id != UNKNOWN]
+        self._unknown = [intent for intent in intents if intent.id == UNKNOWN] or self._known
+        self._refusal_share = refusal_share
+        self._secret = {normalise(pair.question) for pair in held_out(intents)}
+
+    def draw(self, rng: random.Random) -> Pair:
+        """One example, as somebody might type it."""
+        intent = rng.choice(self._unknown if rng.random() < self._refusal_share else self._known)
+        while True:
+            if intent.patterns and rng.random() < PATTERN_SHARE:
+                question = patterns.expand(rng.choice(intent.patterns), rng)
+            else:
+                question = rng.choice(intent.questions)
+            if normalise(question) not in self._secret:
+                return Pair(disturb(question, rng), intent.answer, intent.id)
 
 
 OPENINGS = ("please ", "hi, ", "hello, ", "hey ", "quick question: ", "sorry, ", "ok, ", "so ", "can you tell me: ", "um, ")

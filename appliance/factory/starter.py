@@ -1,7 +1,8 @@
 """The starter, from its data to its files: `python -m appliance.factory.starter DATA OUT`.
 
-Learns a vocabulary, trains (resuming where a run was stopped), exports GGUF f16, quantizes to Q8_0 and Q4_0 and asks
-every file the questions it never saw. OUT/report.json holds the figures of the model card.
+Learns a vocabulary, teaches a student to tell the questions apart and then to write the answers (both resume where a run
+was stopped), exports GGUF, quantizes, and asks every file the questions it never saw. OUT/report.json holds the figures
+of the model card.
 """
 
 from __future__ import annotations
@@ -12,119 +13,170 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from appliance.engine.backend import Piece
-from appliance.engine.llama_backend import LlamaBackend
-from appliance.factory import evaluate, export_gguf, questions, words
+from appliance.catalog import shipped_folder
+from appliance.factory import evaluate, export_gguf, patterns, questions, words
+from appliance.factory.evaluate_onnx import Runner
+from appliance.factory.prompts import Prompt
 from appliance.factory.quantize import quantize
 from appliance.factory.student import Recipe, Shape, Student, train
+from appliance.factory.teacher import generate
+from appliance.factory.understanding import place_words, understand
 
+NAME, LICENCE = "starter", "apache-2.0"
+SHAPE = Shape(vocabulary=12288, hidden=384, layers=4, heads=6, kv_heads=6, ffn=1024)
+READING = Recipe(steps=4000, batch=192, learning_rate=1e-3, warmup=100)
+"""Telling questions apart: prompts only."""
+WRITING = Recipe(steps=1500, batch=64, learning_rate=8e-4, warmup=100)
+"""Prompts with their answers."""
 LONGEST_ANSWER = 110
-REFUSAL_SHARE = 0.12
+REFUSAL_SHARE = 0.15
 """Share of the examples that are out of scope: enough to learn the refusal, not so many that it answers everything so."""
+SAME_MEANING = 0.85
+"""An answer of other words counts as right from this cosine of its embedding with the expected one's."""
+KINDS = ("Q8_0", "Q4_0")
+Embed = Callable[[list[str]], np.ndarray]
 
 
-def judge(pairs: Sequence[questions.Pair], answers: Sequence[str]) -> dict[str, Any]:
-    """Shares judged right: in scope by the normalised text, out of scope by the refusal."""
-    right: Counter[bool] = Counter()
-    total: Counter[bool] = Counter()
+def judge(pairs: Sequence[questions.Pair], answers: Sequence[str], embed: Embed | None = None) -> dict[str, Any]:
+    """Shares judged right. in_scope: the same after normalising, or (with `embed`) of the same meaning; exact: the former
+    alone; out_of_scope: refused. wrong: what was neither."""
+    right: Counter[str] = Counter()
+    total: Counter[bool] = Counter(pair.intent != questions.UNKNOWN for pair in pairs)
+    near = _meanings(pairs, answers, embed) if embed else [0.0] * len(pairs)
     wrong = []
-    for pair, answer in zip(pairs, answers, strict=True):
-        scope = pair.intent != questions.UNKNOWN
-        total[scope] += 1
-        if questions.normalise(answer) == questions.normalise(pair.answer):
-            right[scope] += 1
+    for pair, answer, cosine in zip(pairs, answers, near, strict=True):
+        exact, known = questions.normalise(answer) == questions.normalise(pair.answer), pair.intent != questions.UNKNOWN
+        right["exact"] += exact and known
+        if exact or (known and cosine >= SAME_MEANING):
+            right["in_scope" if known else "out_of_scope"] += 1
         else:
-            wrong.append({"question": pair.question, "intent": pair.intent, "answer": answer})
+            wrong.append({"question": pair.question, "intent": pair.intent, "answer": answer, "cosine": round(cosine, 3)})
     return {
-        "in_scope": right[True] / max(1, total[True]),
-        "out_of_scope": right[False] / max(1, total[False]),
-        "questions": sum(total.values()),
+        "in_scope": right["in_scope"] / max(1, total[True]),
+        "exact": right["exact"] / max(1, total[True]),
+        "out_of_scope": right["out_of_scope"] / max(1, total[False]),
+        "questions": {"in_scope": total[True], "out_of_scope": total[False]},
         "wrong": wrong,
     }
 
 
-def ask(backend: LlamaBackend, prompts: Sequence[str]) -> list[str]:
-    """Greedy answers of a GGUF, as a chat client would get them."""
-    found = []
-    for prompt in prompts:
-        text = backend.render([{"role": "user", "content": prompt}])
-        tokens, at, pieces = backend.tokenize(text, add_special=False, parse_special=True), 0, []
-        backend.trim(0, 0)
-        for _ in range(LONGEST_ANSWER):
-            [row] = backend.decode([Piece(0, at, tokens, "last")])
-            at += len(tokens)
-            token = int(row.argmax())
-            if backend.is_end(token):
-                break
-            pieces.append(backend.piece(token))
-            tokens = [token]
-        found.append(b"".join(pieces).decode("utf-8", "replace"))
-    return found
+def _meanings(pairs: Sequence[questions.Pair], answers: Sequence[str], embed: Embed) -> list[float]:
+    texts = sorted({pair.answer for pair in pairs} | set(answers))
+    vectors = dict(zip(texts, (embed([text or "."])[0] for text in texts), strict=True))
+    return [float(vectors[pair.answer] @ vectors[answer]) for pair, answer in zip(pairs, answers, strict=True)]
 
 
-def make(data: Path, out: Path, shape: Shape, recipe: Recipe) -> dict[str, Any]:
+def make(data: Path, out: Path, embedder: Path, shape: Shape = SHAPE, reading: Recipe = READING, writing: Recipe = WRITING) -> dict[str, Any]:
     """The whole way; returns the report, which is also written to out/report.json."""
     out.mkdir(parents=True, exist_ok=True)
-    training, held_out = questions.split(questions.read(data))
-    tokenizer = _vocabulary(out / "tokenizer.json", training, shape.vocabulary)
-    student = Student(shape, recipe.dropout)
+    intents = questions.read(data)
+    embed = Runner(embedder).embed
+    tokenizer = _vocabulary(out / "tokenizer.json", intents, shape.vocabulary, embedder)
     began = time.monotonic()
-    loss = train(student, _examples(training, tokenizer), recipe, out, _tell)
-    half = out / "starter-f16.gguf"
-    export_gguf.export(student, tokenizer, half, "starter", "apache-2.0")
+    student, losses = _teach(intents, tokenizer, embed, out, shape, reading, writing)
     report: dict[str, Any] = {
         "shape": asdict(shape),
-        "recipe": asdict(recipe),
+        "reading": asdict(reading),
+        "writing": asdict(writing),
         "parameters": sum(p.numel() for p in student.parameters()),
-        "trained_on": len(training),
-        "loss": loss,
-        "seconds": time.monotonic() - began,
+        "intents": len(intents),
+        "written_questions": len(questions.written(intents)),
+        "pattern_questions": sum(patterns.count(pattern) for intent in intents for pattern in intent.patterns),
+        "losses": losses,
+        "seconds": round(time.monotonic() - began),
         "files": {},
     }
-    files = [half]
-    for kind in ("Q8_0", "Q4_0"):
-        files.append(out / f"starter-{kind.lower()}.gguf")
-        files[-1].unlink(missing_ok=True)
-        quantize(half, files[-1], kind)
-    for file in files:
+    asked = questions.held_out(intents)
+    for file in _files(student, tokenizer, out):
         backend = evaluate.load(file, shape.context)
-        report["files"][file.name] = judge(held_out, ask(backend, [p.question for p in held_out])) | {
-            "size_bytes": file.stat().st_size
-        }
+        answers = [generate(backend, Prompt(pair.question), max_tokens=LONGEST_ANSWER).text for pair in asked]
+        report["files"][file.name] = judge(asked, answers, embed) | {"size_bytes": file.stat().st_size}
         backend.close()
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     return report
 
 
-def _vocabulary(path: Path, pairs: Sequence[questions.Pair], size: int) -> Tokenizer:
+def _teach(
+    intents: Sequence[questions.Intent], tokenizer: Tokenizer, embed: Embed, out: Path, shape: Shape, reading: Recipe, writing: Recipe
+) -> tuple[Student, dict[str, float]]:
+    examples = questions.Examples(intents, REFUSAL_SHARE)
+    numbers = {answer: number for number, answer in enumerate(dict.fromkeys(intent.answer for intent in intents))}
+    answers = {answer: tokenizer.encode(answer + words.END).ids for answer in numbers}
+    torch.manual_seed(reading.seed)
+    student = Student(shape, reading.dropout)
+    if not (out / "understanding.pt").exists():
+        place_words(student, tokenizer, embed)
+
+    def prompt(pair: questions.Pair) -> list[int]:
+        return tokenizer.encode(words.prompt_text(pair.question)).ids
+
+    def which(rng: random.Random) -> tuple[list[int], int]:
+        pair = examples.draw(rng)
+        return prompt(pair), numbers[pair.answer]
+
+    def whole(rng: random.Random) -> tuple[list[int], list[int]]:
+        pair = examples.draw(rng)
+        return prompt(pair), answers[pair.answer]
+
+    read = understand(student, which, len(numbers), reading, out, _tell("reading"))
+    print(f"read: {_read_right(read, intents, numbers, prompt)}", file=sys.stderr, flush=True)
+    return student, {"writing": train(student, whole, writing, out, _tell("writing"))}
+
+
+def _read_right(reader: Any, intents: Sequence[questions.Intent], numbers: dict[str, int], prompt: Any) -> dict[str, float]:
+    """Shares of held-out questions whose answer the reading head names, in scope and out of it."""
+    reader.eval()
+    right: Counter[bool] = Counter()
+    pairs = questions.held_out(intents)
+    with torch.no_grad():
+        for start in range(0, len(pairs), 256):
+            part = pairs[start : start + 256]
+            for pair, found in zip(part, reader([prompt(pair) for pair in part]).argmax(1).tolist(), strict=True):
+                right[pair.intent != questions.UNKNOWN] += found == numbers[pair.answer]
+    total = Counter(pair.intent != questions.UNKNOWN for pair in pairs)
+    return {name: round(right[known] / max(1, total[known]), 3) for name, known in (("in_scope", True), ("out_of_scope", False))}
+
+
+def _files(student: Student, tokenizer: Tokenizer, out: Path) -> list[Path]:
+    """f32, and what it is quantized to."""
+    full = out / f"{NAME}-f32.gguf"
+    export_gguf.export(student, tokenizer, full, NAME, LICENCE, np.float32)
+    files = [full]
+    for kind in KINDS:
+        files.append(out / f"{NAME}-{kind.lower()}.gguf")
+        files[-1].unlink(missing_ok=True)
+        quantize(full, files[-1], kind)
+    return files
+
+
+def _vocabulary(path: Path, intents: Sequence[questions.Intent], size: int, embedder: Path) -> Tokenizer:
+    """Tokens for the data's own words first, then for the words that the embedder knows."""
     if not path.exists():
-        words.learn([text for pair in pairs for text in (pair.question, pair.answer)], size).save(str(path))
+        rng = random.Random(0)
+        texts = [text for intent in intents for text in (intent.answer, *intent.questions)] * 2
+        texts += [patterns.expand(pattern, rng) for intent in intents for pattern in intent.patterns for _ in range(8)]
+        texts += [text.lower() for text in texts]
+        known = json.loads((embedder / "tokenizer.json").read_text("utf-8"))["model"]["vocab"]
+        texts += [f" {word}" for word in known if word.isascii() and word.isalpha() and len(word) > 2]
+        words.learn(texts, size).save(str(path))
     return words.load(path)
 
 
-def _examples(pairs: Sequence[questions.Pair], tokenizer: Tokenizer) -> Any:
-    inside = [p for p in pairs if p.intent != questions.UNKNOWN]
-    outside = [p for p in pairs if p.intent == questions.UNKNOWN] or inside
+def _tell(what: str) -> Callable[[int, int, float], None]:
+    def tell(step: int, steps: int, loss: float) -> None:
+        if step % 20 == 0 or step == steps:
+            print(f"{what}: step {step} of {steps}, loss {loss:.4f}", file=sys.stderr, flush=True)
 
-    def draw(rng: random.Random) -> tuple[list[int], list[int]]:
-        pair = rng.choice(outside if rng.random() < REFUSAL_SHARE else inside)
-        question = questions.disturb(pair.question, rng)
-        return tokenizer.encode(words.prompt_text(question)).ids, tokenizer.encode(pair.answer + words.END).ids
-
-    return draw
-
-
-def _tell(step: int, steps: int, loss: float) -> None:
-    if step % 20 == 0 or step == steps:
-        print(f"step {step} of {steps}, loss {loss:.4f}", file=sys.stderr, flush=True)
+    return tell
 
 
 def main() -> int:
@@ -132,16 +184,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
-    usual = Recipe()
-    parser.add_argument("--steps", type=int, default=usual.steps)
-    parser.add_argument("--batch", type=int, default=usual.batch)
-    parser.add_argument("--learning-rate", type=float, default=usual.learning_rate)
+    parser.add_argument("--embedder", type=Path, default=shipped_folder() / "minilm-l6-int8")
+    parser.add_argument("--reading-steps", type=int, default=READING.steps)
+    parser.add_argument("--writing-steps", type=int, default=WRITING.steps)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    torch.manual_seed(usual.seed)
-    recipe = Recipe(steps=arguments.steps, batch=arguments.batch, learning_rate=arguments.learning_rate)
-    report = make(arguments.data, arguments.out, Shape(), recipe)
+    report = make(
+        arguments.data, arguments.out, arguments.embedder,
+        reading=replace(READING, steps=arguments.reading_steps), writing=replace(WRITING, steps=arguments.writing_steps),
+    )  # fmt: skip
     for name, figures in report["files"].items():
         print(f"{name}: {figures['in_scope']:.1%} in scope, {figures['out_of_scope']:.1%} refusals, {figures['size_bytes']} bytes")
     return 0

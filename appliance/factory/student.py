@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -108,12 +109,16 @@ class Student(nn.Module):
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """tokens [batch, length] -> logits [batch, length, vocabulary]."""
+    def states(self, tokens: torch.Tensor) -> torch.Tensor:
+        """tokens [batch, length] -> what the model makes of each of them, [batch, length, hidden]."""
         x = self.embedding(tokens)
         for block in self.blocks:
             x = block(x, self.cos[: tokens.shape[1]], self.sin[: tokens.shape[1]])
-        return F.linear(self.norm(x), self.embedding.weight)
+        return self.norm(x)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """tokens [batch, length] -> logits [batch, length, vocabulary]."""
+        return F.linear(self.states(tokens), self.embedding.weight)
 
     @torch.no_grad()
     def answer(self, prompts: Sequence[Sequence[int]], end: int, longest: int = 100) -> list[list[int]]:
@@ -141,36 +146,45 @@ def train(student: Student, draw: Draw, recipe: Recipe, folder: Path, tell: Tell
     The examples of a step depend on the seed and the step alone, so a run that was killed goes on as if it had not been.
     Raises InvalidRequest when the loss is no number.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = folder / "checkpoint.pt"
-    optimiser = torch.optim.AdamW(student.parameters(), lr=1.0, betas=(0.9, 0.95), weight_decay=recipe.weight_decay)
-    step = _resume(checkpoint, student, optimiser)
     device = student.cos.device
-    recent = 0.0
-    student.train()
-    while step < recipe.steps:
-        rng = random.Random(f"{recipe.seed}/{step}")
-        torch.manual_seed(recipe.seed * 1_000_003 + step)
-        for group in optimiser.param_groups:
-            group["lr"] = _rate(recipe, step)
+
+    def loss(rng: random.Random) -> torch.Tensor:
         inputs, targets = _batch([draw(rng) for _ in range(recipe.batch)], student.shape.context)
         with torch.autocast(device.type, dtype=torch.bfloat16):
             logits = student(inputs.to(device))
-            loss = F.cross_entropy(logits.float().flatten(0, 1), targets.to(device).flatten(), ignore_index=IGNORED)
-        value = loss.item()
+            return F.cross_entropy(logits.float().flatten(0, 1), targets.to(device).flatten(), ignore_index=IGNORED)
+
+    return fit(student, loss, recipe, folder / "checkpoint.pt", asdict(student.shape), tell)
+
+
+def fit(
+    module: nn.Module, loss: Callable[[random.Random], torch.Tensor], recipe: Recipe, checkpoint: Path, shape: dict[str, Any], tell: Tell
+) -> float:
+    """Minimise `loss`, which draws its examples by the generator it is given. See `train`; shape: what a checkpoint must be of."""
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    optimiser = torch.optim.AdamW(module.parameters(), lr=1.0, betas=(0.9, 0.95), weight_decay=recipe.weight_decay)
+    step = _resume(checkpoint, shape, module, optimiser)
+    recent = 0.0
+    module.train()
+    while step < recipe.steps:
+        torch.manual_seed(recipe.seed * 1_000_003 + step)
+        for group in optimiser.param_groups:
+            group["lr"] = _rate(recipe, step)
+        found = loss(random.Random(f"{recipe.seed}/{step}"))
+        value = found.item()
         if not math.isfinite(value):
             raise InvalidRequest(
                 f"The loss became {value} at step {step}.", remedy="Train again with a smaller --learning-rate."
             )
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        found.backward()
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimiser.step()
         step += 1
         recent = value if not recent else 0.98 * recent + 0.02 * value
         tell(step, recipe.steps, recent)
         if step % recipe.save_every == 0 or step == recipe.steps:
-            _save(checkpoint, student, optimiser, step)
+            _save(checkpoint, shape, module, optimiser, step)
     return recent
 
 
@@ -193,19 +207,18 @@ def _batch(examples: list[tuple[list[int], list[int]]], context: int) -> tuple[t
     return inputs, targets
 
 
-def _save(path: Path, student: Student, optimiser: torch.optim.Optimizer, step: int) -> None:
+def _save(path: Path, shape: dict[str, Any], module: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
     part = path.with_suffix(".part")
-    state = {"shape": asdict(student.shape), "weights": student.state_dict(), "optimiser": optimiser.state_dict(), "step": step}
-    torch.save(state, part)
+    torch.save({"shape": shape, "weights": module.state_dict(), "optimiser": optimiser.state_dict(), "step": step}, part)
     os.replace(part, path)
 
 
-def _resume(path: Path, student: Student, optimiser: torch.optim.Optimizer) -> int:
+def _resume(path: Path, shape: dict[str, Any], module: nn.Module, optimiser: torch.optim.Optimizer) -> int:
     if not path.exists():
         return 0
     state = torch.load(path, weights_only=True)
-    if state["shape"] != asdict(student.shape):
+    if state["shape"] != shape:
         raise InvalidRequest(f"{path} is of another shape.", remedy="Choose another --out folder, or remove it.")
-    student.load_state_dict(state["weights"])
+    module.load_state_dict(state["weights"])
     optimiser.load_state_dict(state["optimiser"])
     return int(state["step"])

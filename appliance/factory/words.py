@@ -12,12 +12,12 @@ from appliance.errors import InvalidRequest
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SPECIAL = (PAD, START, END)
 SMALLEST = 256 + len(SPECIAL)
-# One question, one answer: the student was taught no conversations, so it is shown the last question only. What it was
-# trained on is in expressions, because jinja drops a newline at the end of a template.
+# One question, one answer: the student was taught no conversations, so it is shown the last question only, between two
+# tokens: whatever else stood there would be computed for each question, in training and in serving.
 CHAT_TEMPLATE = (
     "{%- set ns = namespace(last='') -%}{%- for message in messages -%}{%- if message['role'] == 'user' -%}"
     "{%- set ns.last = message['content'] -%}{%- endif -%}{%- endfor -%}"
-    "{{ '<|im_start|>user\n' + ns.last + '<|im_end|>\n<|im_start|>assistant\n' }}"
+    "{{ '<|im_start|>' + ns.last + '<|im_end|>' }}"
 )
 
 
@@ -47,4 +47,4 @@ def load(path: Path) -> Tokenizer:
 
 def prompt_text(question: str) -> str:
     """The text in front of an answer; what CHAT_TEMPLATE makes of one user message."""
-    return f"{START}user\n{question}{END}\n{START}assistant\n"
+    return f"{START}{question}{END}"

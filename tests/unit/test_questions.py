@@ -11,9 +11,11 @@ from appliance.errors import InvalidRequest
 from appliance.factory import questions
 
 ROWS = [
-    {"id": "stop", "topic": "service", "answer": "Press Ctrl-C.", "questions": [f"how to stop {n}" for n in range(6)]},
-    {"id": "unknown", "topic": "unknown", "answer": "No.", "questions": [f"riddle {n}" for n in range(30)]},
-]
+    {"id": "stop", "topic": "service", "answer": "Press Ctrl-C.", "questions": [f"how to stop {n}" for n in range(6)],
+     "patterns": ["(halt|end) it [now]"], "held_out": ["end it!", "make it end"]},
+    {"id": "unknown", "topic": "unknown", "answer": "No.", "questions": [f"riddle {n}" for n in range(27)],
+     "held_out": ["riddle me", "riddle us", "riddle them"]},
+]  # fmt: skip
 
 
 def folder(tmp_path, rows):
@@ -21,20 +23,25 @@ def folder(tmp_path, rows):
     return tmp_path
 
 
-def test_held_out_phrasings_are_not_among_the_trained_ones(tmp_path):
-    train, test = questions.split(questions.read(folder(tmp_path, ROWS)))
-    assert {p.question for p in train}.isdisjoint(p.question for p in test)
-    assert len([p for p in test if p.intent == "stop"]) == questions.HELD_OUT
-    assert len([p for p in test if p.intent == "unknown"]) == 3
-    assert len(train) + len(test) == 36
+def test_held_out_phrasings_are_never_drawn_not_even_from_a_pattern(tmp_path):
+    intents = questions.read(folder(tmp_path, ROWS))
+    assert [pair.question for pair in questions.held_out(intents) if pair.intent == "stop"] == ["end it!", "make it end"]
+    examples, rng = questions.Examples(intents, 0.2), random.Random(1)
+    drawn = [examples.draw(rng) for _ in range(3000)]
+    secret = {questions.normalise(pair.question) for pair in questions.held_out(intents)}
+    assert secret.isdisjoint(questions.normalise(pair.question) for pair in drawn)
+    assert any(pair.question == "halt it now" for pair in drawn)
+    assert 0.15 < sum(pair.answer == "No." for pair in drawn) / len(drawn) < 0.25
+    assert len(questions.written(intents)) == 33
 
 
 def test_mistakes_are_told_with_their_lines(tmp_path):
-    twice = {**ROWS[0], "id": "halt", "questions": ["How to stop 1?!"]}
+    twice = {**ROWS[0], "id": "halt", "questions": ["How to stop 1?!"], "held_out": []}
+    open_ = {**ROWS[1], "id": "open", "patterns": ["(a|b"]}
     with pytest.raises(InvalidRequest) as raised:
-        questions.read(folder(tmp_path, [ROWS[0], "{broken", {"id": "x"}, twice]))
+        questions.read(folder(tmp_path, [ROWS[0], "{broken", {"id": "x"}, twice, open_]))
     words = str(raised.value)
-    assert "a.jsonl line 2: not an intent" in words and "line 3" in words
+    assert "a.jsonl line 2: not an intent" in words and "line 3" in words and "line 5: not an intent" in words
     assert "'How to stop 1?!' is also asked by stop" in words
 
 
