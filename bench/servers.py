@@ -68,7 +68,7 @@ def ours_command(command: str | None) -> list[str]:
     if command:
         return shlex.split(command)
     script = Path(sys.executable).parent / "appliance"
-    start = [str(script)] if script.exists() else [sys.executable, "-m", "appliance"]
+    start = [str(script)] if script.exists() else [sys.executable, "-m", "appliance.cli"]
     return [*start, "serve"]
 
 
@@ -151,9 +151,10 @@ def _stop(process: subprocess.Popen) -> None:
 
 
 def version(command: list[str]) -> str:
-    """First line of `command --version`, or why there is none."""
+    """First line of `command --version`, or why there is none. What follows the subcommand `serve` is left out."""
+    program = command[: command.index("serve")] if "serve" in command else command
     try:
-        done = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([*program, "--version"], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"unknown ({error})"
     text = (done.stdout or done.stderr).strip()

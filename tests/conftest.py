@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 import os
 import signal
 import threading
@@ -20,18 +22,33 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 UNIT = Path(__file__).parent / "unit"
 PATIENCE_S = 3.0
+SETTING_NAMES = frozenset(setting.env for setting in SETTINGS)
 
 hypothesis.settings.register_profile("appliance", deadline=None, max_examples=60, derandomize=True, database=None)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=2000, database=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "appliance"))
 
 
+def pytest_collection_finish() -> None:
+    """What was imported stays: a full collection that looks at it each time takes a tenth of a second."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def data_dirs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """New folders. `mktemp` reads the whole list of them to find the next number; this counts."""
+    base = tmp_path_factory.mktemp("data")
+    return (base / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def private_data_dir(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def private_data_dir(data_dirs: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes what belongs to the person who runs it."""
-    for setting in SETTINGS:
-        monkeypatch.delenv(setting.env, raising=False)
-    folder = tmp_path_factory.mktemp("data")
+    for name in SETTING_NAMES.intersection(os.environ):
+        monkeypatch.delenv(name)
+    folder = next(data_dirs)
+    folder.mkdir()
     monkeypatch.setenv("APPLIANCE_DATA_DIR", str(folder))
     monkeypatch.setenv("XDG_DATA_HOME", str(folder))
 
@@ -42,6 +59,14 @@ def _settled(left: Callable[[], set]) -> set:
     while (found := left()) and time.monotonic() < until:
         time.sleep(0.01)
     return found
+
+
+def _children() -> set[int]:
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # takes nobody's exit status away
+    except ChildProcessError:
+        return set()  # there is none, running or ended; to list them all processes of the machine must be read
+    return {child.pid for child in psutil.Process().children()}
 
 
 def _sockets() -> set[str]:
@@ -60,12 +85,12 @@ def _sockets() -> set[str]:
 def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """No thread, no child process and (unit tests) no socket outlives its test."""
     threads = set(threading.enumerate())
-    children = {child.pid for child in psutil.Process().children()}
+    children = _children()
     sockets = _sockets()
     yield
     left = _settled(lambda: set(threading.enumerate()) - threads)
     assert not left, f"threads left behind: {sorted(thread.name for thread in left)}"
-    pids = _settled(lambda: {child.pid for child in psutil.Process().children()} - children)
+    pids = _settled(lambda: _children() - children)
     assert not pids, f"child processes left behind: {sorted(pids)}"
     if UNIT in request.path.parents:
         open_sockets = _settled(lambda: _sockets() - sockets)

@@ -255,7 +255,7 @@ def wait_until(condition: Any, timeout_s: float = 20.0, what: str = "it") -> Non
     until = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < until, f"{what} did not come in {timeout_s} s"
-        time.sleep(0.01)
+        time.sleep(0.002)
 
 
 def python(code: str, timeout_s: float = 60.0, **environment: str) -> str:

@@ -193,7 +193,7 @@ def git_blob(data: bytes) -> str:
 def serving_hub(hub: Hub) -> Iterator[Hub]:
     """The hub and its CDN, each on its own port, until the end of the block."""
     servers = [_Server(hub), _Server(hub)]
-    threads = [threading.Thread(target=server.serve_forever, args=(0.02,), name="hub") for server in servers]
+    threads = [threading.Thread(target=server.serve_forever, args=(0.005,), name="hub") for server in servers]
     hub.url, hub.cdn_url = (f"http://{host}:{server.server_address[1]}" for host, server in zip(("127.0.0.1", "localhost"), servers, strict=True))
     for thread in threads:
         thread.start()

@@ -211,7 +211,7 @@ def serve() -> Iterator[Callable[[Service], str]]:
     def start(service: Service) -> str:
         server = _Server(("127.0.0.1", 0), _Handler)
         server.set_app(service.app)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.005})
         thread.start()
         running.append((server, thread))
         return f"http://127.0.0.1:{server.server_port}"
@@ -228,7 +228,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = 3.0) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "it did not come true in time"
-        time.sleep(0.01)
+        time.sleep(0.002)
 
 
 @pytest.fixture(name="wait_for")

@@ -79,7 +79,7 @@ def send(address, body):
 def test_the_work_of_a_client_that_left_is_cancelled_within_a_second(
     make_service, serve, hello, wait_for, phase, stream
 ):
-    step_s = {"queue": 0.005, "prefill": 0.6, "decode": 0.005}[phase]
+    step_s = {"queue": 0.005, "prefill": 0.4, "decode": 0.005}[phase]
     service = make_service(step_s=step_s, sequences=1, context_tokens=4096)
     engine = service.pipeline.engines["fake"]
     held = [engine.admission.enter("other") for _ in range(3)] if phase == "queue" else []
@@ -94,8 +94,8 @@ def test_the_work_of_a_client_that_left_is_cancelled_within_a_second(
     sock.close()
     left = time.monotonic()
     wait_for(lambda: engine.admission.waiting == 0 and service.outstanding() == 0, 2.0)
-    # In prefill the fake's own step of 0.6 s must end before the engine can listen.
-    assert time.monotonic() - left < 1.0 + (0.6 if phase == "prefill" else 0)
+    # In prefill the fake's own step of 0.4 s must end before the engine can listen.
+    assert time.monotonic() - left < 1.0 + (0.4 if phase == "prefill" else 0)
     for place in held:
         engine.admission.leave(place)
     wait_for(lambda: 'status="499"' in service.metrics.render())

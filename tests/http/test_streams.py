@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from appliance import pipeline
 from appliance.http import answering, sse
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -106,8 +107,9 @@ def test_a_stop_string_is_never_sent_in_part(client, hello, read_events):
 
 def test_while_no_token_comes_comments_keep_the_stream_alive(make_service, hello, read_events, monkeypatch):
     monkeypatch.setattr(answering, "COMMIT_S", 0.0)
-    monkeypatch.setattr(sse, "KEEP_ALIVE_S", 0.2)
-    service = make_service(step_s=0.7)
+    monkeypatch.setattr(pipeline, "TICK_S", 0.05)
+    monkeypatch.setattr(sse, "KEEP_ALIVE_S", 0.08)
+    service = make_service(step_s=0.3)
     _, events = stream(service.client, CHAT, hello | {"max_tokens": 1}, read_events)
     assert events[:2] == [": keep-alive", ": keep-alive"]
     assert events[-1] == "[DONE]"

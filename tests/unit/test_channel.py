@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+from fakes import wait_until
 
 from appliance.engine.channel import MAX_FRAME_BYTES, Channel, ChannelClosed
 from appliance.engine.messages import Ask, Cancel, Stop, encode
@@ -140,11 +141,11 @@ def test_a_send_with_a_timeout_gives_up_when_nobody_reads(pair):
     ours, _ = pair
     blocked = threading.Thread(target=_swallow, args=(ours, Ask("a", "x", {"text": "y" * 5_000_000})), name="test-blocked")
     blocked.start()
-    time.sleep(0.1)
+    wait_until(ours._send_lock.locked)
     began = time.monotonic()
     with pytest.raises(TimeoutError):
-        ours.send(Stop(), timeout_s=0.2)
-    assert 0.1 < time.monotonic() - began < 2
+        ours.send(Stop(), timeout_s=0.1)
+    assert 0.05 < time.monotonic() - began < 2
     ours.close()
     blocked.join(2)
     assert not blocked.is_alive()

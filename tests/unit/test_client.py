@@ -51,8 +51,12 @@ class Peer:
         return inbox
 
     def received(self) -> list:
+        """What the child was sent, at the latest by the thread that sends again what waited."""
+        for thread in threading.enumerate():
+            if thread.name == "engine-resend":
+                thread.join(2)
         found = []
-        while (message := self.theirs.receive(0.05)) is not None:
+        while (message := self.theirs.receive(0)) is not None:
             found.append(message)
         return found
 

@@ -21,13 +21,24 @@ def sha(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-@pytest.fixture
-def folder(tmp_path):
-    folder = tmp_path / "m"
+def model_in(base):
+    folder = base / "m"
     folder.mkdir()
     (folder / "m.gguf").write_bytes(WEIGHTS)
     (folder / "README.md").write_bytes(b"card")
     return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A model to change. It is so new that reading it begins with a pause."""
+    return model_in(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory):
+    """A model that no test changes."""
+    return model_in(tmp_path_factory.mktemp("untouched"))
 
 
 @pytest.fixture
@@ -50,13 +61,13 @@ def reads(monkeypatch):
     return seen
 
 
-def test_files_are_read_once_and_then_remembered_also_by_the_next_process(folder, hashes, reads, tmp_path):
-    check(folder, PAPER, hashes)
+def test_files_are_read_once_and_then_remembered_also_by_the_next_process(untouched, hashes, reads, tmp_path):
+    check(untouched, PAPER, hashes)
     assert reads == ["m.gguf", "README.md"]
-    check(folder, PAPER, hashes)
-    check(folder, PAPER, HashCache(tmp_path / "hashes.json"))
+    check(untouched, PAPER, hashes)
+    check(untouched, PAPER, HashCache(tmp_path / "hashes.json"))
     assert len(reads) == 2
-    check(folder, PAPER, hashes, full=True)
+    check(untouched, PAPER, hashes, full=True)
     assert len(reads) == 4
 
 
@@ -95,11 +106,22 @@ def test_a_file_written_in_place_with_its_old_date_is_seen(folder, hashes):
         check(folder, PAPER, hashes)
 
 
-def test_a_write_right_after_the_reading_is_seen_though_file_times_are_coarse(folder, hashes):
-    for number in range(6):
-        (folder / "README.md").write_bytes(b"card")
+def test_a_write_right_after_the_reading_is_seen_though_file_times_are_coarse(folder, hashes, monkeypatch):
+    exact, tick_ns = integrity._identity, 10_000_000
+
+    def coarse(found):  # Linux before 6.13; later ones give a file that was looked at an exact time
+        size, mtime, ctime, *rest = exact(found)
+        return [size, mtime - mtime % tick_ns, ctime - ctime % tick_ns, *rest]
+
+    def write(data):
+        with (folder / "README.md").open("r+b") as file:
+            file.write(data)
+
+    monkeypatch.setattr(integrity, "_identity", coarse)
+    for number in range(3):
+        write(b"card")
         hashes.sha256(folder / "README.md", full=number == 0)
-        (folder / "README.md").write_bytes(b"curd")
+        write(b"curd")
         assert hashes.sha256(folder / "README.md")[0] == sha(b"curd")
 
 
@@ -130,24 +152,24 @@ def test_a_link_out_of_the_folder_is_refused_and_a_link_to_the_folder_is_not(fol
         check(folder, PAPER, hashes)
 
 
-def test_a_wrong_remembered_hash_refuses_nobody(folder, hashes, tmp_path):
-    hashes.remember(folder / "m.gguf", "00" * 32)
-    check(folder, PAPER, hashes)
+def test_a_wrong_remembered_hash_refuses_nobody(untouched, hashes, tmp_path):
+    hashes.remember(untouched / "m.gguf", "00" * 32)
+    check(untouched, PAPER, hashes)
     assert "00" * 32 not in (tmp_path / "hashes.json").read_text()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"files": []}', '{"files": {"a": 3}}', '{"files": {"KEY": {"identity": [1], "sha256": "x"}}}'])
-def test_a_damaged_memory_is_no_memory(folder, tmp_path, text):
-    (tmp_path / "hashes.json").write_text(text.replace("KEY", str(folder / "m.gguf")))
-    check(folder, PAPER, HashCache(tmp_path / "hashes.json"))
+def test_a_damaged_memory_is_no_memory(untouched, tmp_path, text):
+    (tmp_path / "hashes.json").write_text(text.replace("KEY", str(untouched / "m.gguf")))
+    check(untouched, PAPER, HashCache(tmp_path / "hashes.json"))
     assert len(json.loads((tmp_path / "hashes.json").read_text())["files"]) == 2
 
 
-def test_a_data_folder_that_cannot_be_made_is_no_reason_to_refuse(folder, tmp_path, reads):
+def test_a_data_folder_that_cannot_be_made_is_no_reason_to_refuse(untouched, tmp_path, reads):
     (tmp_path / "file").write_text("")
     hashes = HashCache(tmp_path / "file" / "hashes.json")
-    check(folder, PAPER, hashes)
-    check(folder, PAPER, hashes)
+    check(untouched, PAPER, hashes)
+    check(untouched, PAPER, hashes)
     assert len(reads) == 2, "it is remembered in memory"
 
 
@@ -158,16 +180,16 @@ def test_files_that_are_gone_are_forgotten(folder, hashes, tmp_path):
     assert list(json.loads((tmp_path / "hashes.json").read_text())["files"]) == [str(folder / "README.md")]
 
 
-def test_progress_adds_up_also_when_nothing_is_read(folder, hashes):
+def test_progress_adds_up_also_when_nothing_is_read(untouched, hashes):
     for _ in range(2):
         done = []
-        check(folder, PAPER, hashes, progress=done.append)
+        check(untouched, PAPER, hashes, progress=done.append)
         assert sum(done) == PAPER.size_bytes
 
 
-def test_a_service_that_stops_does_not_wait_for_a_large_file(folder, hashes):
+def test_a_service_that_stops_does_not_wait_for_a_large_file(untouched, hashes):
     with pytest.raises(Draining):
-        check(folder, PAPER, hashes, stopping=lambda: True)
+        check(untouched, PAPER, hashes, stopping=lambda: True)
 
 
 def test_a_file_that_is_written_while_it_is_read_is_not_remembered(folder, hashes, tmp_path):
@@ -180,12 +202,12 @@ def test_a_file_that_is_written_while_it_is_read_is_not_remembered(folder, hashe
     assert not (tmp_path / "hashes.json").exists()
 
 
-def test_many_threads_share_one_memory(folder, hashes):
+def test_many_threads_share_one_memory(untouched, hashes):
     failed = []
 
     def work() -> None:
         try:
-            check(folder, PAPER, hashes)
+            check(untouched, PAPER, hashes)
         except Exception as error:
             failed.append(error)
 

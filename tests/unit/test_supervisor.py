@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.engine import child as child_module
+from appliance.engine import supervisor as supervisor_module
 from appliance.engine.child import Child, Death
 from appliance.engine.client import EngineClient
 from appliance.engine.supervisor import BOOT_TRIES, LONGEST_PAUSE_S, Supervisor, pause_before_restart
@@ -145,8 +146,9 @@ def test_a_child_that_cannot_boot_is_tried_three_times(capfd):
     assert "Traceback" in capfd.readouterr().err, "its last words are in the log"
 
 
-def test_a_process_that_cannot_be_started_is_tried_three_times():
-    log = []
+def test_a_process_that_cannot_be_started_is_tried_three_times(monkeypatch):
+    log, paused_after = [], []
+    monkeypatch.setattr(supervisor_module, "pause_before_restart", lambda deaths: paused_after.append(deaths) or 0.05)
 
     def no_process():
         raise OSError(12, "Cannot allocate memory")
@@ -154,10 +156,13 @@ def test_a_process_that_cannot_be_started_is_tried_three_times():
     supervisor = Supervisor(
         "x", no_process, EngineClient(), hang_timeout_s=1, load_timeout_s=1, log=lambda *line: log.append(line)
     )
+    began = time.monotonic()
     supervisor.start()
     wait_until(lambda: supervisor.status.state == "failed")
+    assert time.monotonic() - began >= 0.1
     supervisor.stop()
     assert "Cannot allocate memory" in log[-1][1] and len(log) == BOOT_TRIES
+    assert paused_after == [1, 2]
 
 
 @process

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,16 +44,39 @@ def unpack(text: str, root: Path) -> Path:
     return root
 
 
+def write_again(path: Path, data: bytes) -> None:
+    """Other content for a file. A file that is cut to nothing and filled again is put on the disk at once by ext4."""
+    path.unlink()
+    path.write_bytes(data)
+
+
+def unpacked_in(base: Path) -> Callable[[str], Path]:
+    """A function that gives the root of a machine's tree under `base`; it is unpacked at the first call."""
+    return functools.cache(lambda machine: unpack((TREES / f"{machine}.txt").read_text(), base / machine))
+
+
 @pytest.fixture
 def recorded(tmp_path):
     """recorded("rk3588") -> the root of that machine's tree."""
-    return lambda machine: unpack((TREES / f"{machine}.txt").read_text(), tmp_path / machine)
+    return unpacked_in(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """As `recorded`, but one tree for all tests: to read only."""
+    return unpacked_in(tmp_path_factory.mktemp("machines"))
+
+
+@pytest.fixture(scope="module")
+def spoiled(tmp_path_factory):
+    """As `recorded`, but one tree for all tests, each of which writes all its files again."""
+    return unpacked_in(tmp_path_factory.mktemp("spoiled"))
 
 
 @pytest.fixture
-def machine(recorded):
+def machine(shared):
     """machine("rk3588") -> its Topology."""
-    return lambda name: read_topology(recorded(name))
+    return lambda name: read_topology(shared(name))
 
 
 def flat(count: int, *, quota: float | None = None, nodes: int = 1) -> Topology:
@@ -133,8 +158,8 @@ def test_a_cpuset_hides_cpus_but_the_machine_is_still_counted(machine):
     assert box.allowed == (2, 3, 6) and box.online_cpus == 8
 
 
-def test_the_allowed_cpus_can_be_given(recorded):
-    assert read_topology(recorded("vm_2"), allowed={1, 5}).allowed == (1,)
+def test_the_allowed_cpus_can_be_given(shared):
+    assert read_topology(shared("vm_2"), allowed={1, 5}).allowed == (1,)
 
 
 def test_without_topology_files_each_cpu_is_a_core_of_one_node(tmp_path):
@@ -157,10 +182,10 @@ JUNK = [b"", b"\xff\xfe\x00junk\n", b"-1\n", b"9" * 5000, b"3-1,x\n", b"100000 0
 
 @pytest.mark.parametrize("name", MACHINES)
 @pytest.mark.parametrize("junk", JUNK)
-def test_a_tree_full_of_junk_still_gives_a_plan(recorded, name, junk):
-    root = recorded(name)
+def test_a_tree_full_of_junk_still_gives_a_plan(spoiled, name, junk):
+    root = spoiled(name)
     for path in [p for p in root.rglob("*") if p.is_file()]:
-        path.write_bytes(junk)
+        write_again(path, junk)
     box = read_topology(root)
     assert box.cpus and only(plan_threads(box)).threads >= 1
 
@@ -170,11 +195,11 @@ def test_one_malformed_file_spoils_no_other(recorded, junk):
     root = recorded("nested_quota")
     for path in [p for p in root.rglob("*") if p.is_file()]:
         good = path.read_bytes()
-        path.write_bytes(junk)
+        write_again(path, junk)
         box = read_topology(root)
         assert box.allowed == tuple(range(8)) and len(box.cores) == 8, path
         assert box.quota_cpus == 2.5 or path.name in ("cpu.max", "cgroup"), path
-        path.write_bytes(good)
+        write_again(path, good)
 
 
 def test_a_folder_where_a_file_should_be_is_ignored(recorded):
@@ -233,8 +258,8 @@ def test_a_single_performance_core_is_not_used_alone():
     assert only(plan_threads(Topology(cpus, online_cpus=5))).threads == 5
 
 
-def test_efficiency_cores_alone_are_all_used(recorded):
-    little = read_topology(recorded("rk3588"), allowed=range(4))
+def test_efficiency_cores_alone_are_all_used(shared):
+    little = read_topology(shared("rk3588"), allowed=range(4))
     assert only(plan_threads(little)).cpus == (0, 1, 2, 3)
 
 
