@@ -25,16 +25,16 @@ STALE, UNREADABLE = 65, 66
 EXIT_CODES = {
     0: "done",
     64: "wrong usage: an unknown flag or command, no model named, or a name that cannot be taken",
-    65: "the model file is damaged, of another kind or not supported",
+    65: "the model file is damaged, of another kind or not supported, or the model does not reach its limits",
     66: "there is no file at the path given",
-    69: "no model could be kept running, or a model hub does not answer",
+    69: "no model could be kept running, a model hub or a teacher does not answer, or a library is not installed",
     70: "a fault inside the program; the log has the details",
     71: "the listening address cannot be had",
     74: "the output or a file could not be written: a closed pipe, a full disk",
     75: "full just now, try again; no command ends with it yet",
     77: "not allowed: the port needs privileges, a folder belongs to somebody else, or a model hub wants a token",
     78: "the configuration is wrong; every mistake is listed",
-    130: "interrupted with Ctrl-C before the service ran",
+    130: "interrupted with Ctrl-C; a running service ends with 0",
 }
 """The numbers of sysexits.h, in this program's words."""
 

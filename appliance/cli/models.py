@@ -1,4 +1,4 @@
-"""`appliance models`: what models there are, are they intact, and how they come and go."""
+"""`appliance models`: what models there are, are they intact, and how they come and go, are made and checked."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from appliance import catalog, integrity
 from appliance.catalog import Catalog, CatalogModel
+from appliance.cli import factory
 from appliance.cli.progress import Bar
 from appliance.cli.serve import add_flag
 from appliance.config import BY_NAME, Config, load_config
+from appliance.engine.topology import read_topology
 from appliance.errors import ApplianceError, InvalidRequest, ModelFileError
+from appliance.factory import certify
 from appliance.intake import place
 from appliance.intake.add import Offer, Wishes, in_units
 from appliance.intake.add import add as add_offer
@@ -26,20 +29,31 @@ from appliance.storage import in_words
 
 SETTINGS = ("data_dir", "config", "offline")
 
+
+def check_certified(model: CatalogModel) -> None:
+    """Return when a model has a certificate for its file and this processor. Raises InvalidRequest that says why not."""
+    machine = read_topology()
+    if why := certify.certified(model.folder, model.readable().main.sha256, certify.cpu_key(machine.model_name, machine.arch)):
+        raise InvalidRequest(
+            f"{model.name} is not certified: {why}.",
+            remedy=f"Check it with `appliance models certify {model.name} --limits FILE.toml`, or add --uncertified to use it all the same.",
+        )
+
+
 CHECKS_BEFORE_USE: tuple[Callable[[CatalogModel, Config], None], ...] = (
     lambda model, config: integrity.check(model.folder, model.readable(), catalog.hash_cache(config)),
 )
-"""What a model has to pass before it becomes the default; each raises ApplianceError. More are added at the end."""
+"""What a model has to pass before it becomes the default, in this order; each raises ApplianceError."""
 
 
 def add(commands: Any) -> None:
     """Declare the commands."""
-    parser = commands.add_parser("models", help="list, check, add and remove models", description=__doc__, allow_abbrev=False)
+    parser = commands.add_parser("models", help="list, check, make, add and remove models", description=__doc__, allow_abbrev=False)
     actions = parser.add_subparsers(dest="action", metavar="ACTION", parser_class=type(parser))
 
-    def action(name: str, run_: Callable[..., int], help_text: str, *settings: str) -> argparse.ArgumentParser:
-        made = actions.add_parser(name, help=help_text, description=help_text.capitalize() + ".", allow_abbrev=False)
-        for setting in settings or SETTINGS[:2]:
+    def action(name: str, run_: Callable[..., int], help_text: str, settings: Sequence[str] = SETTINGS[:2]) -> argparse.ArgumentParser:
+        made = actions.add_parser(name, help=help_text, description=f"{help_text[0].upper()}{help_text[1:]}.", allow_abbrev=False)
+        for setting in settings:
             add_flag(made, BY_NAME[setting])
         made.set_defaults(run=run_)
         return made
@@ -55,7 +69,8 @@ def add(commands: Any) -> None:
     made.add_argument("--json", action="store_true", help="print JSON")
     made = action("use", run_use, "make a model the one that serve loads when none is named")
     made.add_argument("name", metavar="NAME", help="a model of the catalog")
-    made = action("add", run_add, "copy or fetch a model into the data folder", *SETTINGS)
+    made.add_argument("--uncertified", action="store_true", help="also without a certificate for its file and this processor")
+    made = action("add", run_add, "copy or fetch a model into the data folder", SETTINGS)
     made.add_argument("source", metavar="SOURCE", help="FILE.gguf, a folder, or hf:owner/name[:file[@revision]]")
     made.add_argument("--name", metavar="N", help="name in the catalog; default: the file's")
     made.add_argument("--alias", metavar="N", action="append", default=[], help="another name for it; may be given several times")
@@ -65,6 +80,7 @@ def add(commands: Any) -> None:
     made.add_argument("name", metavar="NAME", help="a model of the catalog")
     made.add_argument("--yes", action="store_true", help="do not ask")
     made.add_argument("--force", action="store_true", help="also the default model, and one that came with the appliance")
+    factory.add(action)
     parser.set_defaults(run=lambda arguments: _no_action(parser))
 
 
@@ -191,6 +207,8 @@ def run_use(arguments: argparse.Namespace) -> int:
     model = catalog.read_catalog(config).find(arguments.name)
     for check in CHECKS_BEFORE_USE:
         check(model, config)
+    if not arguments.uncertified:
+        check_certified(model)
     try:
         catalog.set_default(config, model.name)
     except OSError as error:

@@ -260,17 +260,17 @@ def test_names_are_made_fit():
 
 def test_use_takes_only_a_model_that_is_intact(run, source, models):
     run("add", str(source), "--name", "x")
-    assert run("use", "x")[0] == 0 and (models / "default").read_text() == "x\n"
+    assert run("use", "x", "--uncertified")[0] == 0 and (models / "default").read_text() == "x\n"
     with (models / "x" / source.name).open("r+b") as file:
         file.write(b"XGUF")
-    code, _, said = run("use", "x")
+    code, _, said = run("use", "x", "--uncertified")
     assert code == 65 and "SHA-256" in said
 
 
 def test_remove_asks_and_keeps_the_default_and_what_was_shipped(run, source, models, tmp_path):
     run("add", str(source), "--name", "x")
     run("add", str(source), "--name", "y")
-    run("use", "x")
+    run("use", "x", "--uncertified")
     shutil.copytree(models / "x", tmp_path / "shipped" / "z")
     paper = tmp_path / "shipped" / "z" / "manifest.toml"
     paper.write_text(paper.read_text().replace('name = "x"', 'name = "z"'))
