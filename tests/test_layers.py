@@ -36,8 +36,8 @@ ONLY_IMPORTER = {
     "onnxruntime": {f"appliance.engine.onnx_{part}" for part in ("decoder", "encoder")}
     | {"appliance.factory.classifier"}
     | {f"appliance.factory.{part}_onnx" for part in ("convert", "evaluate", "quantize")},
-    "transformers": {"appliance.factory.classifier", "appliance.factory.convert_onnx"},
-    "optimum": {"appliance.factory.convert_onnx"},
+    "transformers": {f"appliance.factory.{part}" for part in ("classifier", "convert_onnx", "starter_onnx")},
+    "optimum": {"appliance.factory.convert_onnx", "appliance.factory.starter_onnx"},
     "huggingface_hub": {"appliance.intake.hub", "appliance.factory.convert_onnx"},
 }
 NOT_IN_THE_CHILD = {"flask", "werkzeug", "gunicorn", "sqlite3", "sqlite_utils", "faiss"}
