@@ -28,7 +28,7 @@ def export(student: Student, tokenizer: Tokenizer, folder: Path) -> None:
         "bos_token_id": None, "eos_token_id": end, "pad_token_id": tokenizer.token_to_id(words.PAD),
     }  # fmt: skip
     _write(folder / "config.json", config)
-    _write(folder / "generation_config.json", {"eos_token_id": end, "do_sample": False})
+    _write(folder / "generation_config.json", {"eos_token_id": end, "pad_token_id": config["pad_token_id"], "do_sample": False})
     _write(
         folder / "tokenizer_config.json",
         {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": words.END, "pad_token": words.PAD, "chat_template": words.CHAT_TEMPLATE,

@@ -1,8 +1,8 @@
 """The starter, from its data to its files: `python -m appliance.factory.starter DATA OUT`.
 
 Learns a vocabulary, teaches a student to tell the questions apart and then to write the answers (both resume where a run
-was stopped), exports GGUF, quantizes, and asks every file the questions it never saw. OUT/report.json holds the figures
-of the model card.
+was stopped), exports GGUF and ONNX, quantizes, and asks every file the questions it never saw. OUT/report.json holds the
+figures of the model cards; with --ship the folders `starter` and `starter-onnx` are written, if the figures pass the gate.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,8 @@ import torch
 from tokenizers import Tokenizer
 
 from appliance.catalog import shipped_folder
-from appliance.factory import evaluate, export_gguf, patterns, questions, words
+from appliance.errors import ApplianceError
+from appliance.factory import evaluate, export_gguf, patterns, questions, starter_onnx, starter_papers, words
 from appliance.factory.evaluate_onnx import Runner
 from appliance.factory.prompts import Prompt
 from appliance.factory.quantize import quantize
@@ -43,6 +46,7 @@ REFUSAL_SHARE = 0.15
 SAME_MEANING = 0.85
 """An answer of other words counts as right from this cosine of its embedding with the expected one's."""
 KINDS = ("Q8_0", "Q4_0")
+ONNX = "onnx"
 Embed = Callable[[list[str]], np.ndarray]
 
 
@@ -82,7 +86,7 @@ def make(data: Path, out: Path, embedder: Path, shape: Shape = SHAPE, reading: R
     embed = Runner(embedder).embed
     tokenizer = _vocabulary(out / "tokenizer.json", intents, shape.vocabulary, embedder)
     began = time.monotonic()
-    student, losses = _teach(intents, tokenizer, embed, out, shape, reading, writing)
+    student, losses = _apart(_teach, intents, tokenizer, embed, out, shape, reading, writing)
     report: dict[str, Any] = {
         "shape": asdict(shape),
         "reading": asdict(reading),
@@ -97,12 +101,31 @@ def make(data: Path, out: Path, embedder: Path, shape: Shape = SHAPE, reading: R
     }
     asked = questions.held_out(intents)
     for file in _files(student, tokenizer, out):
-        backend = evaluate.load(file, shape.context)
-        answers = [generate(backend, Prompt(pair.question), max_tokens=LONGEST_ANSWER).text for pair in asked]
+        answers = _apart(_ask, file, asked, shape.context)
         report["files"][file.name] = judge(asked, answers, embed) | {"size_bytes": file.stat().st_size}
-        backend.close()
+    onnx = out / ONNX
+    if onnx.exists():
+        shutil.rmtree(onnx)
+    _apart(starter_onnx.make, student, tokenizer, onnx)
+    answers = _apart(starter_onnx.ask, onnx, [pair.question for pair in asked], LONGEST_ANSWER)
+    report["onnx"] = judge(asked, answers, embed) | {"size_bytes": (onnx / "model.onnx").stat().st_size}
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     return report
+
+
+def _apart(work: Callable[..., Any], *arguments: Any) -> Any:
+    """Do it in a new thread. torch, onnxruntime and llama.cpp each set up the CPU's AMX tiles, which are a thread's own, and
+    llama.cpp does so but once: behind one of the others, in the same thread, it computes nonsense."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work, *arguments).result()
+
+
+def _ask(file: Path, asked: Sequence[questions.Pair], context: int) -> list[str]:
+    backend = evaluate.load(file, context)
+    try:
+        return [generate(backend, Prompt(pair.question), max_tokens=LONGEST_ANSWER).text for pair in asked]
+    finally:
+        backend.close()
 
 
 def _teach(
@@ -187,6 +210,7 @@ def main() -> int:
     parser.add_argument("--embedder", type=Path, default=shipped_folder() / "minilm-l6-int8")
     parser.add_argument("--reading-steps", type=int, default=READING.steps)
     parser.add_argument("--writing-steps", type=int, default=WRITING.steps)
+    parser.add_argument("--ship", type=Path, metavar="FOLDER", help="write FOLDER/starter and FOLDER/starter-onnx")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -194,9 +218,24 @@ def main() -> int:
         arguments.data, arguments.out, arguments.embedder,
         reading=replace(READING, steps=arguments.reading_steps), writing=replace(WRITING, steps=arguments.writing_steps),
     )  # fmt: skip
-    for name, figures in report["files"].items():
+    for name, figures in [*report["files"].items(), (ONNX, report["onnx"])]:
         print(f"{name}: {figures['in_scope']:.1%} in scope, {figures['out_of_scope']:.1%} refusals, {figures['size_bytes']} bytes")
+    try:
+        if arguments.ship:
+            ship(arguments.out, arguments.ship, report)
+    except ApplianceError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
     return 0
+
+
+def ship(out: Path, models: Path, report: dict[str, Any]) -> None:
+    """Write both folders. Raises InvalidRequest when the figures do not pass the gate."""
+    chosen = starter_papers.choose(report)
+    title = "The model that answers on first start."
+    starter_papers.write(models / NAME, report, NAME, title, out / chosen, report["files"][chosen])
+    title = "The starter for the ONNX engine, weights in 8 bits by blocks."
+    starter_papers.write(models / f"{NAME}-onnx", report, f"{NAME}-onnx", title, out / ONNX, report["onnx"])
 
 
 if __name__ == "__main__":
