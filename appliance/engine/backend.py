@@ -36,6 +36,8 @@ class Backend(Protocol):
     """Most rows of logits one `decode` may ask for; more than there are sequences."""
     prefers_neighbours: bool
     """Whether sequences with neighbouring numbers are computed together and others are not."""
+    prompt_block: int
+    """Pieces of a prompt that end before it does are computed fastest in multiples of so many tokens; 1: any."""
 
     def decode(self, pieces: list[Piece]) -> Sequence[np.ndarray]:
         """Compute the pieces. Returns the rows asked for, float32 [vocabulary] each, in the order of the pieces; they

@@ -54,6 +54,7 @@ class FakeBackend:
         )
         self.max_outputs = sequences + 16
         self.prefers_neighbours = self.info.kv_tokens >= sequences * context_tokens  # as with llama.cpp
+        self.prompt_block = 1
         self._step_s = step_s
         self._memory: list[bytearray] = [bytearray() for _ in range(sequences)]
         self.computed_tokens = 0

@@ -22,6 +22,7 @@ import numpy as np
 from appliance.engine.backend import Piece, Progress
 from appliance.engine.chat_template import ChatTemplate
 from appliance.engine.llama_context import LlamaContext
+from appliance.engine.llama_lane import BLOCK_TOKENS, ENTER_TOKENS, PromptLane
 from appliance.engine.llama_log import LlamaLog
 from appliance.errors import ModelFileError, ModelFileMissing
 from appliance.types import ModelInfo
@@ -30,6 +31,12 @@ MAGIC = b"GGUF"
 PROMPT_OUTPUTS = 64
 """Rows of logits in one step for echoed prompts; a row is vocabulary x 4 bytes, so this bounds the buffer."""
 PROBE_TOKENS, PROBE_CHUNK, PROBE_STEPS = 256, 64, 3
+PROBE_CONTEXT = 2048
+"""Without flash attention the rows of values lie as far apart as the context is long, and that makes prompts slower: a
+probe in a tiny context would flatter it."""
+LANE_MIN_CONTEXT = 1024
+"""In a smaller context prompts are too short for a lane to be worth its memory."""
+LANE_MIN_GAIN = 1.1
 PROBE_LIMIT_PARAMETERS = 3_000_000_000
 """Larger models are not probed: it would take long, and attention is a small part of their work."""
 
@@ -68,11 +75,13 @@ class LlamaBackend:
         type_k: str = "f16",
         type_v: str = "f16",
         flash_attn: str = "auto",
+        prompt_lane: str = "auto",
         mlock: bool = False,
         progress: Progress = lambda phase, share: None,
     ) -> None:
         """Load the model (memory-mapped) and reserve its KV space. context_tokens 0: as trained. kv_tokens 0: enough for
-        every sequence. Raises ModelFileError."""
+        every sequence. prompt_lane: on, off or auto: whether long prompts are computed in a context with flash attention
+        of their own (`llama_lane`), auto: when that is measured to be faster. Raises ModelFileError."""
         check_file(path)
         self._log = LlamaLog()
         lib.llama_backend_init()
@@ -89,14 +98,14 @@ class LlamaBackend:
         self._spelling = self._unspellable()
         self._template = self._make_template()
 
-        def context(flash: bool, kv_tokens: int = wanted, sequences: int = sequences) -> LlamaContext:
+        def context(flash: bool, kv_tokens: int = wanted, sequences: int = sequences, outputs: int = 0) -> LlamaContext:
             return LlamaContext(
                 self._model,
                 self._log,
                 kv_tokens=kv_tokens,
                 sequences=sequences,
                 batch_tokens=batch_tokens + sequences,
-                outputs=self.max_outputs,
+                outputs=outputs or self.max_outputs,
                 threads=threads,
                 flash_attn=flash,
                 unified=not self.prefers_neighbours,
@@ -106,7 +115,7 @@ class LlamaBackend:
 
         try:
             progress("measuring attention kernels", 0.0)
-            flash, why = self._choose_kernel(context, flash_attn, type_v, batch_tokens)
+            flash, why, gain = self._choose_kernel(context, flash_attn, type_v, batch_tokens, context_tokens)
             progress("reserving the KV cache", 0.0)
             self._context = context(flash)
         except MemoryError as error:
@@ -114,16 +123,24 @@ class LlamaBackend:
                 f"{path.name}: llama.cpp cannot set up a context of {wanted} tokens: {error}",
                 remedy="Lower ctx_size or parallel, or choose other cache types.",
             ) from None
+        possible = not flash and self.prefers_neighbours and type_k == type_v == "f16" and batch_tokens >= ENTER_TOKENS
+        helps = context_tokens >= LANE_MIN_CONTEXT and gain >= LANE_MIN_GAIN
+        possible = possible and (prompt_lane == "on" or prompt_lane == "auto" and helps)
+        self._lane = self._open_lane(context, context_tokens) if possible else None
+        self._computing = self._lane or self._context
+        self.prompt_block = BLOCK_TOKENS if self._lane else 1
         self.info = self._describe(
             name=name,
             path=str(path),
             # llama.cpp rounds a stream up to its own granularity; what was asked for is what counts.
             context_tokens=min(context_tokens, self._context.tokens_per_sequence),
             kv_tokens=min(wanted, self._context.kv_tokens),
-            kv_bytes=self._kv_bytes(type_k, type_v),
+            kv_bytes=self._kv_bytes(type_k, type_v, context_tokens if self._lane else 0),
             sequences=sequences,
             threads=threads,
         )
+        if self._lane:
+            why += f", but on for long prompts, in a context of their own ({f'{gain:.2f} times faster' if gain else 'forced'})"
         self.info = replace(self.info, description=f"{self.info.description}, flash attention {why}")
 
     def _load_model(self, path: Path, mlock: bool, progress: Progress) -> Any:
@@ -144,33 +161,51 @@ class LlamaBackend:
         return model
 
     def _choose_kernel(
-        self, context: Callable[..., LlamaContext], flash: str, type_v: str, batch_tokens: int
-    ) -> tuple[bool, str]:
-        """Whether to use flash attention, and why in words. `auto` measures single tokens behind a short prompt."""
+        self, context: Callable[..., LlamaContext], flash: str, type_v: str, batch_tokens: int, context_tokens: int
+    ) -> tuple[bool, str, float]:
+        """Whether to use flash attention, why in words, and how many times faster it makes prompts (0: not measured).
+        `auto` measures single tokens behind a short prompt."""
         if flash != "auto":
-            return flash == "on", flash
+            return flash == "on", flash, 0.0
         if type_v != "f16":
-            return True, "on (quantized values need it)"
+            return True, "on (quantized values need it)", 0.0
         if not self.prefers_neighbours:
-            return True, "on (one KV pool for all sequences: it skips the others' cells)"
+            return True, "on (one KV pool for all sequences: it skips the others' cells)", 0.0
         if lib.llama_model_n_params(self._model) > PROBE_LIMIT_PARAMETERS:
-            return True, "on (llama.cpp's default)"
-        on, off = (self._probe(context, kernel, min(PROBE_CHUNK, batch_tokens)) for kernel in (True, False))
+            return True, "on (llama.cpp's default)", 0.0
+        chunks = (min(ENTER_TOKENS, batch_tokens), min(PROBE_CHUNK, batch_tokens))
+        space = max(PROBE_TOKENS + PROBE_CHUNK, min(context_tokens, PROBE_CONTEXT))
+        on, off = (self._probe(context, k, space, chunk) for k, chunk in zip((True, False), chunks, strict=True))
         if on is None or off is None:  # some key types only one of the kernels can read
-            return off is None, f"{'on' if off is None else 'off'} (the other kernel cannot read these cache types)"
-        better = on <= off
-        return better, f"{'on' if better else 'off'} (measured: {max(on, off) / min(on, off):.2f} times faster)"
+            return off is None, f"{'on' if off is None else 'off'} (the other kernel cannot read these cache types)", 0.0
+        (on_s, on_prompt_s), (off_s, off_prompt_s) = on, off
+        better = on_s <= off_s
+        why = f"{'on' if better else 'off'} (measured: {max(on_s, off_s) / min(on_s, off_s):.2f} times faster)"
+        return better, why, off_prompt_s / on_prompt_s
 
-    def _probe(self, context: Callable[..., LlamaContext], flash: bool, chunk: int) -> float | None:
-        """Seconds a token takes with one kernel, None when it cannot be used."""
+    def _probe(
+        self, context: Callable[..., LlamaContext], flash: bool, kv_tokens: int, chunk: int
+    ) -> tuple[float, float] | None:
+        """Seconds for a token and for half of a short prompt with one kernel, None when it cannot be used."""
         try:
-            probe = context(flash, PROBE_TOKENS + PROBE_CHUNK, 1)
+            probe = context(flash, kv_tokens, 1)
         except MemoryError:
             return None
         try:
-            return _token_seconds(probe, min(self._vocabulary - 1, 100), chunk)
+            return _probe_seconds(probe, min(self._vocabulary - 1, 100), chunk)
         finally:
             probe.close()
+
+    def _open_lane(self, context: Callable[..., LlamaContext], context_tokens: int) -> PromptLane | None:
+        """The context for long prompts, None where there is no memory for it or the cells cannot be moved."""
+        try:
+            lane = PromptLane(context(True, context_tokens, 1, 1), self._context)
+        except MemoryError:
+            return None
+        if lane.works():
+            return lane
+        lane.close()
+        return None
 
     def _describe(self, **known: Any) -> ModelInfo:
         model = self._model
@@ -187,31 +222,31 @@ class LlamaBackend:
             **known,
         )
 
-    def _kv_bytes(self, type_k: str, type_v: str) -> int:
+    def _kv_bytes(self, type_k: str, type_v: str, lane_tokens: int) -> int:
         model = self._model
         heads = max(1, lib.llama_model_n_head(model))
         width = lib.llama_model_n_embd(model) // heads * lib.llama_model_n_head_kv(model)
         bits = {"f16": 16, "q8_0": 8.5, "q4_0": 4.5}
         per_token = lib.llama_model_n_layer(model) * width * (bits[type_k] + bits[type_v]) / 8
-        return int(self._context.kv_tokens * per_token)
+        return int((self._context.kv_tokens + lane_tokens) * per_token)
 
     # -- computing ---------------------------------------------------------------------------------------------
 
     def decode(self, pieces: list[Piece]) -> list[np.ndarray]:
         """See Backend.decode."""
-        return self._context.decode(pieces)
+        return self._computing.decode(pieces)
 
     def trim(self, seq: int, keep: int) -> int:
         """See Backend.trim."""
-        return self._context.trim(seq, keep)
+        return self._computing.trim(seq, keep)
 
     def save(self, seq: int) -> Any:
         """See Backend.save."""
-        return self._context.save(seq)
+        return self._computing.save(seq)
 
     def load(self, seq: int, snapshot: Any) -> None:
         """See Backend.load."""
-        self._context.load(seq, snapshot)
+        self._computing.load(seq, snapshot)
 
     # -- text --------------------------------------------------------------------------------------------------
 
@@ -295,20 +330,27 @@ class LlamaBackend:
 
     def close(self) -> None:
         """See Backend.close."""
+        if self._lane:
+            self._lane.close()
         self._context.close()
         lib.llama_model_free(self._model)
 
 
-def _token_seconds(context: LlamaContext, token: int, chunk: int) -> float:
-    """Shortest time of a single token behind PROBE_TOKENS others, which are computed in chunks."""
-    for start in range(0, PROBE_TOKENS, chunk):
-        context.decode([Piece(0, start, [token] * min(chunk, PROBE_TOKENS - start), "none")])
-    seconds = []
+def _probe_seconds(context: LlamaContext, token: int, chunk: int) -> tuple[float, float]:
+    """Shortest time of a single token behind PROBE_TOKENS others, and of the second half of those, computed in chunks."""
+    prompt_s, half = [], PROBE_TOKENS // 2
+    for start in (0, half, half):  # the first half warms up
+        kept = context.trim(0, start)  # 0 where memory cannot be cut; such a model gets no lane
+        began = time.perf_counter()
+        for at in range(kept, start + half, chunk):
+            context.decode([Piece(0, at, [token] * min(chunk, start + half - at), "none")])
+        prompt_s.append(time.perf_counter() - began)
+    token_s = []
     for step in range(PROBE_STEPS + 1):  # the first one warms up
         began = time.perf_counter()
         context.decode([Piece(0, PROBE_TOKENS + step, [token], "last")])
-        seconds.append(time.perf_counter() - began)
-    return min(seconds[1:])
+        token_s.append(time.perf_counter() - began)
+    return min(token_s[1:]), min(prompt_s[1:])
 
 
 def _metadata(model: Any, key: str) -> str | None:

@@ -338,6 +338,7 @@ class Loop:
             cached_tokens=self.slots.cached_tokens,
             budget_tokens=self._pace.budget(sum(1 for w in work if not w.todo)),
             max_rows=self._backend.max_outputs,
+            prompt_block=self._backend.prompt_block,
         )
         for request_id in plan.preempt:
             self._preempt(request_id)

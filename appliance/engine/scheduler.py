@@ -72,13 +72,20 @@ class Pace:
 
 
 def plan_step(
-    work: Sequence[Work], *, free_tokens: int, cached_tokens: int, budget_tokens: int, max_rows: int = 1 << 30
+    work: Sequence[Work],
+    *,
+    free_tokens: int,
+    cached_tokens: int,
+    budget_tokens: int,
+    max_rows: int = 1 << 30,
+    prompt_block: int = 1,
 ) -> Plan:
     """Plan one step over the running sequences.
 
     free_tokens and cached_tokens: KV space that is empty, and that can be emptied. max_rows: most rows of logits the
-    engine gives in one step, at least one for each sequence. A sequence that is alone and still does not fit gets no
-    plan; the caller has checked its length before it was let in.
+    engine gives in one step, at least one for each sequence. prompt_block: a chunk that does not finish its prompt is a
+    multiple of this, where it can be that long. A sequence that is alone and still does not fit gets no plan; the caller
+    has checked its length before it was let in.
     """
     running = sorted(work, key=lambda w: w.arrival)
     space = free_tokens + cached_tokens
@@ -94,13 +101,23 @@ def plan_step(
     for item in running:
         size = min(item.todo, budget_tokens, space, spare_rows + 1 if item.every_row else item.todo)
         if size > 0:
-            size = -(-item.todo // -(-item.todo // size))  # equal chunks: a small rest would cost nearly a whole one
+            size = _even(item.todo, size, 1 if item.every_row else prompt_block)
             chunks.append((item.id, size))
             budget_tokens -= size
             space -= size
             spare_rows -= size - 1 if item.every_row else 0
     needed = len(decode) + sum(size for _, size in chunks)
     return Plan(tuple(decode), tuple(chunks), tuple(preempt), max(0, needed - free_tokens))
+
+
+def _even(todo: int, most: int, block: int) -> int:
+    """How many of `todo` tokens to compute now, `most` at most: equal chunks, for a small rest would cost nearly a whole
+    one; in whole blocks, but for the last chunk and where not even one fits."""
+    if most < block or todo <= most:
+        return -(-todo // -(-todo // most))
+    most -= most % block
+    size = -(-todo // -(-todo // most))
+    return -(-size // block) * block  # no more than `most`, which is a multiple too
 
 
 def _need(running: Sequence[Work]) -> int:

@@ -90,6 +90,39 @@ def test_two_echoed_prompts_share_the_rows_of_one_step():
     assert min(size for _, size in plan.chunks) >= 1
 
 
+@given(WORK, st.integers(0, 99), st.integers(0, 300), st.integers(1, 200), st.sampled_from([1, 16, 64]))
+def test_chunks_that_do_not_finish_their_prompt_are_whole_blocks_where_one_fits(rows, seed, free, budget, block):
+    work = works(rows, seed)
+    by_id = {w.id: w for w in work}
+    plan = plan_step(work, free_tokens=free, cached_tokens=0, budget_tokens=budget, prompt_block=block)
+    assert sum(size for _, size in plan.chunks) <= budget
+    for request_id, size in plan.chunks:
+        item = by_id[request_id]
+        assert 0 < size <= item.todo
+        assert item.every_row or size == item.todo or size < block or size % block == 0
+
+
+@pytest.mark.parametrize(
+    ("todo", "budget", "block", "sizes"),
+    [
+        (1500, 512, 64, [512, 512, 476]),
+        (1500, 512, 1, [500, 500, 500]),
+        (1000, 600, 64, [512, 488]),
+        (300, 190, 64, [128, 172]),
+        (130, 64, 64, [64, 64, 2]),
+        (100, 40, 64, [34, 33, 33]),
+        (64, 64, 64, [64]),
+    ],
+)
+def test_a_prompt_is_cut_into_equal_chunks_of_whole_blocks(todo, budget, block, sizes):
+    cut = []
+    while todo:
+        plan = plan_step([Work("a", 1, todo)], free_tokens=9999, cached_tokens=0, budget_tokens=budget, prompt_block=block)
+        cut.append(dict(plan.chunks)["a"])
+        todo -= cut[-1]
+    assert cut == sizes
+
+
 # -- pace ----------------------------------------------------------------------------------------------------------
 
 
