@@ -171,6 +171,16 @@ def entries(config: Config) -> tuple[ModelEntry, ...]:
     return tuple(found)
 
 
+def check_servable(model: CatalogModel) -> None:
+    """Return when an engine of this release can serve the model. Raises ModelFileError."""
+    paper = model.readable()
+    if paper.format != "gguf" or paper.task != "generate":
+        raise ModelFileError(
+            f"{model.name} is an {paper.format.upper()} model for the task {paper.task}; this release serves GGUF models that generate text.",
+            remedy="Choose another: `appliance models list` shows what there is.",
+        )
+
+
 def verify_before_load(entry: ModelEntry, hashes: integrity.HashCache, stopping: Callable[[], bool] | None = None) -> None:
     """Return when the files of a catalog model are what its manifest says; a file given by its path has no manifest.
 

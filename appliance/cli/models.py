@@ -41,6 +41,7 @@ def check_certified(model: CatalogModel) -> None:
 
 
 CHECKS_BEFORE_USE: tuple[Callable[[CatalogModel, Config], None], ...] = (
+    lambda model, config: catalog.check_servable(model),
     lambda model, config: integrity.check(model.folder, model.readable(), catalog.hash_cache(config)),
 )
 """What a model has to pass before it becomes the default, in this order; each raises ApplianceError."""

@@ -62,6 +62,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise InvalidRequest(
             "There is no model to serve.", remedy="Name a GGUF file: appliance serve --model /path/to/model.gguf"
         )
+    for entry in models:
+        if entry.model:
+            catalog.check_servable(entry.model)
     missing = [entry.path for entry in models if config.engine == "llama" and not entry.model and not os.path.exists(entry.path)]
     if missing:
         remedy = "Check the path given to --model, or copy the file there."
