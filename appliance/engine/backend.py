@@ -27,6 +27,11 @@ class Piece:
     tokens: list[int]
     outputs: Literal["none", "last", "all"]
 
+    @property
+    def rows(self) -> int:
+        """How many rows of logits it brings."""
+        return {"none": 0, "last": 1, "all": len(self.tokens)}[self.outputs]
+
 
 class Backend(Protocol):
     """One loaded model."""

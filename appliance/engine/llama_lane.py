@@ -144,7 +144,7 @@ class PromptLane:
             if piece.seq == self.seq:
                 self.leave()
             rest.append(piece)
-            done.append(({"none": 0, "last": 1, "all": len(piece.tokens)}[piece.outputs], []))
+            done.append((piece.rows, []))
         others = iter(self._main.decode(rest) if rest else ())
         return [row for owed, rows in done for row in (rows or islice(others, owed))]
 

@@ -384,9 +384,8 @@ class Loop:
         due = self._clock() - self._told_at >= TELL_S
         for piece, sequence in zip(pieces, owners, strict=True):
             sequence.slot.tokens.extend(piece.tokens)
-            count = {"none": 0, "last": 1, "all": len(piece.tokens)}[piece.outputs]
-            rows = logits[row : row + count]
-            row += count
+            rows = logits[row : row + piece.rows]
+            row += len(rows)
             if piece.outputs == "all":
                 sequence.take_prompt_rows(piece.start, rows, self._backend.piece)
             if sequence.computed == len(sequence.tokens):
