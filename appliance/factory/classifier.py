@@ -6,13 +6,13 @@ Its vocabulary is the student's byte-level one; START stands in front of every t
 from __future__ import annotations
 
 import json
-import math
 import os
 import random
 import shutil
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,11 @@ from tokenizers.processors import TemplateProcessing
 from appliance.errors import InvalidRequest
 from appliance.factory import questions, words
 from appliance.factory.prompts import normalise
-from appliance.factory.student import Recipe, Shape
+from appliance.factory.student import Recipe, Shape, Tell, fit
 from appliance.factory.teacher import Pair
 
 MOST_LABELS, LONGEST_LABEL = 1000, 100
 MOST_WRONG = 20
-Tell = Callable[[int, int, float], None]
 
 
 def labels_of(pairs: Sequence[Pair]) -> dict[str, str]:
@@ -76,37 +75,15 @@ def train(run: Path, pairs: Sequence[Pair], shape: Shape, recipe: Recipe, noise:
             id2label=dict(enumerate(labels.values())), label2id={label: at for at, label in enumerate(labels.values())},
         )
     )  # fmt: skip
-    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    checkpoint, step, recent = run / "checkpoint.pt", 0, 0.0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["weights"])
-        optimiser.load_state_dict(state["optimiser"])
-        step = state["step"]
-    model.train()
-    while step < recipe.steps:
-        rng = random.Random(f"{recipe.seed}/{step}")
-        torch.manual_seed(recipe.seed * 1_000_003 + step)
-        for group in optimiser.param_groups:
-            group["lr"] = recipe.learning_rate * min(1.0, (step + 1) / max(1, recipe.warmup)) * (1 - step / recipe.steps)
+
+    def loss(rng: random.Random) -> torch.Tensor:
         chosen = [rng.choice(pairs) for _ in range(recipe.batch)]
         texts = [questions.disturb(pair.prompt.question, rng) if noise else pair.prompt.question for pair in chosen]
         ids, mask = batch(texts, tokenizer, shape.context)
         targets = torch.tensor([keys.index(normalise(pair.answer)) for pair in chosen])
-        loss = model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask), labels=targets).loss
-        value = loss.item()
-        if not math.isfinite(value):
-            raise InvalidRequest(f"The loss became {value} at step {step}.", remedy="Train again with a smaller --learning-rate.")
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        step += 1
-        recent = value if not recent else 0.98 * recent + 0.02 * value
-        tell(step, recipe.steps, recent)
-        if step % recipe.save_every == 0 or step == recipe.steps:
-            torch.save({"weights": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step}, run / "checkpoint.part")
-            os.replace(run / "checkpoint.part", checkpoint)
+        return model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask), labels=targets).loss
+
+    fit(model, loss, recipe, run / "checkpoint.pt", asdict(shape), tell)
     part = run / "bert.part"
     shutil.rmtree(part, ignore_errors=True)
     model.save_pretrained(part)
