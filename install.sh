@@ -249,6 +249,9 @@ preflight() {
         check_compiler
         (($(free_memory_mb) >= 1000)) || problem "$(free_memory_mb) MB of memory free; compiling llama.cpp needs 1000 MB"
     fi
+    if [[ " ${EXTRAS[*]-} " == *" test "* ]] && ! command -v openssl >/dev/null; then
+        problem "openssl is missing; the tests make a certificate with it" openssl
+    fi
     check_room "$disk_mb"
     # Asked last, because it takes time without a network, and only if the answer matters.
     if [[ -n $PY && (-z $(llama_wheel) || ! -e $WHEELS_COMPLETE) ]] && ! can_fetch; then
