@@ -7,8 +7,11 @@ import functools
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+import threading
+from _thread import interrupt_main
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -134,7 +137,8 @@ def in_sentences(doing: str) -> Callable[[Run], Run]:
         @functools.wraps(run)
         def told(arguments: argparse.Namespace) -> int:
             try:
-                return run(arguments)
+                with hearing_ctrl_c():
+                    return run(arguments)
             except BrokenPipeError:
                 raise
             except ModelFileError as error:
@@ -156,6 +160,25 @@ def in_sentences(doing: str) -> Callable[[Run], Run]:
         return told
 
     return wrap
+
+
+@contextmanager
+def hearing_ctrl_c() -> Iterator[None]:
+    """Within it no Ctrl-C is lost. Where Python can only print an exception and forget it (a weak reference's callback, as
+    every import has one, or C that called back), KeyboardInterrupt is raised again a moment later."""
+    usual = sys.unraisablehook
+
+    def forgotten(told: sys.UnraisableHookArgs) -> None:
+        if told.exc_type is KeyboardInterrupt:
+            threading.Timer(0.01, interrupt_main).start()
+        else:
+            usual(told)
+
+    sys.unraisablehook = forgotten
+    try:
+        yield
+    finally:
+        sys.unraisablehook = usual
 
 
 def _incomplete(doing: str, error: ImportError) -> Unavailable:
