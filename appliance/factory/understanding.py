@@ -8,7 +8,7 @@ The words begin where an embedder puts them: "erase" lies near "delete" before t
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,40 +19,82 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from appliance.factory.student import Recipe, Student, Tell, fit
+from appliance.factory.tutor import Lessons
 
 SMOOTHING = 0.05
 """Share of the target spread over all answers: neighbouring intents do overlap."""
 SPREAD = 0.04
 """Standard deviation of the embeddings to begin with, about what training ends at."""
 
+OWN_SHARE = 0.25
+"""Of a batch: questions with their own answers; the others are lessons."""
+PLACE_WEIGHT = 4.0
+"""A cosine's worth of distance from the tutor's vector, against being wrong about the answer."""
+
 Draw = Callable[[random.Random], tuple[list[int], int]]
 """One example: prompt tokens and the number of its answer."""
 
 
 class Reader(nn.Module):
-    """A student with a head that names the answer."""
+    """A student with a head that names the answer, and one that says where a tutor (`tutor`) would put the text."""
 
-    def __init__(self, student: Student, answers: int) -> None:
+    def __init__(self, student: Student, answers: int, width: int = 0) -> None:
+        """width: of the tutor's vectors, 0 without a tutor."""
         super().__init__()
         self.student = student
         self.head = nn.Linear(student.shape.hidden, answers)
+        self.place = nn.Linear(student.shape.hidden, width) if width else None
 
-    def forward(self, prompts: list[list[int]]) -> torch.Tensor:
-        """Prompts of different lengths -> scores [batch, answers]."""
+    def states(self, prompts: Sequence[list[int]]) -> torch.Tensor:
+        """Prompts of different lengths -> what the student makes of each, float32 [batch, hidden]."""
         lengths = torch.tensor([len(prompt) for prompt in prompts])
         tokens = nn.utils.rnn.pad_sequence([torch.tensor(prompt) for prompt in prompts], batch_first=True)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             states = self.student.states(tokens)
-        return self.head(states[torch.arange(len(prompts)), lengths - 1].float())
+        return states[torch.arange(len(prompts)), lengths - 1].float()
+
+    def forward(self, prompts: Sequence[list[int]]) -> torch.Tensor:
+        """Prompts -> scores [batch, answers]."""
+        return self.head(self.states(prompts))
 
 
-def understand(student: Student, draw: Draw, answers: int, recipe: Recipe, folder: Path, tell: Tell) -> Reader:
-    """Train in place, resuming from folder/understanding.pt. See student.fit for errors."""
-    reader = Reader(student, answers)
+class Marked:
+    """Lessons as a reader learns them."""
+
+    def __init__(self, lessons: Lessons, encode: Callable[[str], list[int]]) -> None:
+        """encode: the prompt of a question."""
+        self._prompts = [encode(text) for text in lessons.texts]
+        self._vectors = torch.from_numpy(lessons.vectors)
+        self._answers, self._shares = torch.from_numpy(lessons.answers), torch.from_numpy(lessons.shares)
+        self.width = lessons.vectors.shape[1]
+
+    def loss(self, reader: Reader, count: int, rng: random.Random) -> torch.Tensor:
+        """How far the reader is from the tutor's marks on `count` of the texts, one number each."""
+        chosen = [rng.randrange(len(self._prompts)) for _ in range(count)]
+        states = reader.states([self._prompts[number] for number in chosen])
+        scores = reader.head(states).log_softmax(-1)
+        shares = self._shares[chosen].float()
+        rest = (1 - shares.sum(1)).clamp(min=0)
+        means = -(scores.gather(1, self._answers[chosen].long()) * shares).sum(1) - rest * scores.mean(1)
+        assert reader.place is not None
+        away = 1 - F.cosine_similarity(reader.place(states), self._vectors[chosen].float())
+        return means + PLACE_WEIGHT * away
+
+
+def understand(
+    student: Student, draw: Draw, answers: int, recipe: Recipe, folder: Path, tell: Tell, marked: Marked | None = None
+) -> Reader:
+    """Train in place, resuming from folder/understanding.pt. marked: a tutor's lessons, which then make up most of a batch.
+    See student.fit for errors."""
+    reader = Reader(student, answers, marked.width if marked else 0)
+    own = round(recipe.batch * OWN_SHARE) if marked else recipe.batch
 
     def loss(rng: random.Random) -> torch.Tensor:
-        prompts, targets = zip(*(draw(rng) for _ in range(recipe.batch)), strict=True)
-        return F.cross_entropy(reader(list(prompts)), torch.tensor(targets), label_smoothing=SMOOTHING)
+        prompts, targets = zip(*(draw(rng) for _ in range(own)), strict=True)
+        found = F.cross_entropy(reader(prompts), torch.tensor(targets), label_smoothing=SMOOTHING)
+        if marked is None:
+            return found
+        return OWN_SHARE * found + (1 - OWN_SHARE) * marked.loss(reader, recipe.batch - own, rng).mean()
 
     fit(reader, loss, recipe, folder / "understanding.pt", asdict(student.shape) | {"answers": answers}, tell)
     return reader

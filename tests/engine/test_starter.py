@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from dataclasses import replace
 
 import pytest
+import torch
+import transformers
 
 from appliance import manifest
 from appliance.catalog import shipped_folder
 from appliance.errors import InvalidRequest
-from appliance.factory import certify, questions, starter, starter_papers, words
+from appliance.factory import certify, questions, starter, starter_lessons, starter_papers, tutor, words
 
 pytestmark = pytest.mark.engine
 EMBEDDER = shipped_folder() / "minilm-l6-int8"
@@ -36,11 +39,25 @@ def data(tmp_path_factory):
     return folder
 
 
-def test_the_whole_way_gives_files_that_answer_and_a_report(data, tmp_path, capfd):
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A tutor that knows nothing yet, with the words of the shipped embedder."""
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(1)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 64}
+    transformers.BertModel(transformers.BertConfig(**sizes, vocab_size=30522)).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        shutil.copy(EMBEDDER / name, folder / name)
+    return folder
+
+
+def test_the_whole_way_gives_files_that_answer_and_a_report(data, weights, tmp_path, capfd):
     shape = replace(starter.SHAPE, vocabulary=400, layers=1, ffn=64, context=160)
     reading = replace(starter.READING, steps=40, batch=16, warmup=5, dropout=0.0)
     writing = replace(starter.WRITING, steps=120, batch=16, warmup=5, dropout=0.0, learning_rate=3e-3)
-    report = starter.make(data, tmp_path / "out", EMBEDDER, shape, reading, writing)
+    tutoring = replace(starter_lessons.TUTORING, steps=60, batch=16, warmup=5, learning_rate=1e-2)
+    course = starter.Course(weights, tutoring, 300, reading, writing)
+    report = starter.make(data, tmp_path / "out", EMBEDDER, shape, course)
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == json.loads(json.dumps(report))
     assert set(report["files"]) == {"starter-f32.gguf", "starter-q8_0.gguf", "starter-q4_0.gguf"}
     for name in ("starter-f32.gguf", "starter-q8_0.gguf"):
@@ -49,8 +66,11 @@ def test_the_whole_way_gives_files_that_answer_and_a_report(data, tmp_path, capf
     assert report["onnx"]["in_scope"] == 1.0, report["onnx"]["wrong"]
     sizes = [figures["size_bytes"] for figures in report["files"].values()]
     assert sizes == sorted(sizes, reverse=True)
-    assert "reading: step 40 of 40" in capfd.readouterr().err
-    assert starter.make(data, tmp_path / "out", EMBEDDER, shape, reading, writing)["files"] == report["files"], "nothing is trained twice"
+    told = capfd.readouterr().err
+    assert "the tutor names {'in_scope': 1.0, 'out_of_scope': 1.0}" in told and "reading: step 40 of 40" in told
+    assert starter.make(data, tmp_path / "out", EMBEDDER, shape, course)["files"] == report["files"]
+    told = capfd.readouterr().err
+    assert not any(what in told for what in ("tutoring:", "marking:", "reading: step", "writing:")), "nothing is trained twice"
     starter.ship(tmp_path / "out", tmp_path / "models", report)
     for name in ("starter", "starter-onnx"):
         folder = tmp_path / "models" / name
@@ -105,3 +125,30 @@ def test_the_data_is_sound_and_large_enough():
     examples = questions.Examples(intents, starter.REFUSAL_SHARE)
     tokens = [len(pair.question) for pair in (examples.draw(rng) for _ in range(500))]
     assert max(tokens) < 250
+
+
+def test_texts_for_the_tutor_are_of_every_kind_and_never_a_held_out_question(data):
+    intents = questions.read(data)
+    near = {"it": ["server"], "model": ["machine"], "fish": ["trout"]}
+    texts = tutor.Texts(intents, questions.Examples(intents, 0.1), near).make(150, random.Random(1))
+    assert len(set(texts)) == 150
+    secret = {questions.normalise(pair.question) for pair in questions.held_out(intents)}
+    assert not secret & {questions.normalise(text) for text in texts}
+    assert any("server" in text or "machine" in text for text in texts) and any(set(text.split()) <= near.keys() for text in texts)
+
+
+def test_a_vague_question_has_several_right_answers(tmp_path):
+    rows = [
+        {"id": "fast", "topic": "t", "answer": "Use Q4_0.", "questions": ["speed"], "held_out": ["it is slow"], "also": {"it is slow": ["small"]}},
+        {"id": "small", "topic": "t", "answer": "Take a smaller model.", "questions": ["size"]},
+    ]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    (pair,) = questions.held_out(questions.read(tmp_path))
+    assert pair.right == ("Use Q4_0.", "Take a smaller model.")
+    figures = [starter.judge([pair], [answer]) for answer in ("take a smaller model", "use q4_0!", "Buy it.")]
+    assert [(f["in_scope"], f["exact"]) for f in figures] == [(1.0, 0.0), (1.0, 1.0), (0.0, 0.0)]
+    for also in ({"it is slow": ["none"]}, {"speed": ["small"]}):
+        path.write_text("\n".join(map(json.dumps, [rows[0] | {"also": also}, rows[1]])))
+        with pytest.raises(InvalidRequest, match="also: .* is not held out there, or names an intent that is not there"):
+            questions.read(tmp_path)
