@@ -24,6 +24,7 @@ class Row:
     ours: list[float]
     reference: list[float]
     reference_name: str
+    model: str = ""  # of ours, where it is another file than the reference's
 
     @property
     def ratios(self) -> list[float]:
@@ -36,14 +37,14 @@ class Row:
         return {
             "scenario": scenario, "clients": clients, "metric": metric,
             "higher_is_better": HIGHER_IS_BETTER[metric],
-            "ours": self.ours, "reference": self.reference, "reference_name": self.reference_name,
+            "model": self.model, "ours": self.ours, "reference": self.reference, "reference_name": self.reference_name,
             "ratios": self.ratios, "ratio_median": statistics.median(self.ratios) if self.ratios else None,
         }
 
 
 def best_reference(key: Key, samples: Samples) -> tuple[str, list[float]]:
     """The peer with the better median on this row; ('', []) when no peer ran it."""
-    peers = {name: rows[key] for name, rows in samples.items() if name != OURS and rows.get(key)}
+    peers = {name: rows[key] for name, rows in samples.items() if not name.startswith(OURS) and rows.get(key)}
     if not peers:
         return "", []
     choose = max if HIGHER_IS_BETTER[key[2]] else min
@@ -55,15 +56,17 @@ def make_rows(samples: Samples) -> list[Row]:
     """A row per measured key, in the order of measuring; llama-bench gets rows of its own."""
     keys = list(dict.fromkeys(key for rows in samples.values() for key in rows))
     rows = []
+    contestants = [name for name in samples if name.startswith(OURS)] or [OURS]
     for key in keys:
-        ours = samples.get(OURS, {}).get(key, [])
         servers = {name: values for name, values in samples.items() if name != "llama-bench"}
         name, values = best_reference(key, servers)
-        if name or ours:
-            rows.append(Row(key, ours, values, name))
         bench = samples.get("llama-bench", {}).get(key)
-        if bench:
-            rows.append(Row(key, ours, bench, "llama-bench"))
+        for contestant in contestants:
+            ours, model = samples.get(contestant, {}).get(key, []), contestant.removeprefix(OURS).strip()
+            if name or ours:
+                rows.append(Row(key, ours, values, name, model))
+            if bench:
+                rows.append(Row(key, ours, bench, "llama-bench", model))
     return rows
 
 
@@ -83,13 +86,16 @@ def _spread(values: list[float]) -> str:
 
 def table(rows: list[Row]) -> str:
     """Markdown."""
-    lines = [
-        "| scenario | clients | metric | better | ours | reference | reference is | ours / reference |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    several = any(row.model for row in rows)
+    heads = ["scenario", "clients", "metric", "better", *(["our model"] if several else []), "ours", "reference", "reference is", "ours / reference"]
+    lines = [_line(heads), "|---" * len(heads) + "|"]
     for row in rows:
         scenario, clients, metric = row.key
         better = "higher" if HIGHER_IS_BETTER[metric] else "lower"
-        lines.append(f"| {scenario} | {clients} | {metric} | {better} | {_spread(row.ours)} | "
-                     f"{_spread(row.reference)} | {row.reference_name or '-'} | {_spread(row.ratios)} |")
+        cells = [scenario, str(clients), metric, better, *([row.model or "the same"] if several else [])]
+        lines.append(_line([*cells, _spread(row.ours), _spread(row.reference), row.reference_name or "-", _spread(row.ratios)]))
     return "\n".join(lines)
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

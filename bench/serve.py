@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from bench import load, machine, peer, report, scenarios, servers
@@ -29,6 +30,8 @@ def parse_args() -> argparse.Namespace:
     defaults = scenarios.Options()
     add = parser.add_argument
     add("--model", type=Path, required=True, help="GGUF file both servers load")
+    add("--also", type=_named, action="append", default=[], metavar="NAME=PATH",
+        help="our server once more with another form of the model, such as an ONNX folder; may be given several times")
     add("--rounds", type=int, default=3)
     add("--scenario", nargs="+", choices=scenarios.SCENARIOS, default=list(scenarios.SCENARIOS))
     add("--clients", default=",".join(map(str, defaults.clients)), help="for throughput (%(default)s)")
@@ -61,11 +64,21 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+def _named(text: str) -> tuple[str, Path]:
+    """For --also."""
+    name, _, path = text.partition("=")
+    if not name or not Path(path).exists():
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PATH with a path that exists")
+    return name, Path(path)
+
+
 def contestants(args, setup: servers.Setup, data_dir: Path) -> list[servers.Contestant]:
     """Who takes part, ours first."""
     found = []
     if args.only != "peer":
         found.append(servers.ours(args.ours, setup, data_dir))
+        for name, path in args.also:
+            found.append(servers.ours(args.ours, replace(setup, model=path), data_dir, f"{report.OURS} {name}"))
     if args.only != "ours":
         binary = servers.llama_server_binary(args.server_bin)
         kinds = servers.KV_FLAGS if args.kv == "both" else [args.kv]

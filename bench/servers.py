@@ -54,9 +54,9 @@ class Contestant:
     command: tuple[str, ...]
 
 
-def ours(command: str | None, setup: Setup, data_dir: Path) -> Contestant:
+def ours(command: str | None, setup: Setup, data_dir: Path, name: str = "ours") -> Contestant:
     """Our server; -c is tokens per request there, and the answer cache is off: we measure computing."""
-    return Contestant("ours", (
+    return Contestant(name, (
         *ours_command(command), "--model", str(setup.model), "--alias", MODEL_NAME,
         "-c", str(setup.context), "-np", str(setup.parallel), "-t", str(setup.threads),
         "--no-cache", "--data-dir", str(data_dir),
