@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 FinishReason = Literal["stop", "length"]
 Priority = Literal["interactive", "batch"]
+Task = Literal["generate", "embed", "rerank", "classify", "tokens"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +143,16 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What an engine tells about the model it has loaded. context_tokens: for one request. kv_tokens: for all."""
+    """What an engine tells about the model it has loaded. context_tokens: for one request. kv_tokens: for all.
+
+    task: what it can be asked. dimensions: of an embedder's vectors. labels: of a classifier, in the order of its scores.
+    """
 
     name: str
     path: str
+    task: Task = "generate"
+    dimensions: int = 0
+    labels: tuple[str, ...] = ()
     description: str = ""
     parameters: int = 0
     size_bytes: int = 0

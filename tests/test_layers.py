@@ -18,7 +18,7 @@ FILES = {
 LAYERS = [
     {"types", "errors", "clock"},
     {"config", "logs", "metrics", "systemd", "storage"},
-    {"db", "manifest", "integrity", "gguf_header", "catalog", "intake", "engine", "cache"},
+    {"db", "manifest", "integrity", "gguf_header", "catalog", "trials", "intake", "engine", "cache"},
     {"auth", "routing", "admission"},
     {"pipeline"},
     {"http"},
@@ -27,16 +27,16 @@ LAYERS = [
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 BASE = {"appliance.types", "appliance.errors", "appliance.clock"}
-PURE = {f"appliance.engine.{name}" for name in ("scheduler", "slots", "sampling", "text", "messages")}
+PURE = {f"appliance.engine.{name}" for name in ("scheduler", "slots", "sampling", "text", "messages", "encoder_plan", "entities")}
 ONLY_IMPORTER = {
-    "llama_cpp": {f"appliance.engine.llama_{part}" for part in ("backend", "context", "lane", "log")} | {"appliance.factory.quantize"},
-    "torch": {f"appliance.factory.{part}" for part in ("classifier", "distil", "starter", "student", "understanding")},
+    "llama_cpp": {f"appliance.engine.llama_{part}" for part in ("backend", "context", "encoder", "lane", "log")} | {"appliance.factory.gguf_words", "appliance.factory.quantize"},
+    "torch": {f"appliance.factory.{part}" for part in ("classifier", "distil", "starter", "student", "tutor", "understanding")},
     "gunicorn": {"appliance.server"},
     "faiss": {"appliance.cache.index"},
-    "onnxruntime": {f"appliance.engine.onnx_{part}" for part in ("decoder", "encoder")}
+    "onnxruntime": {f"appliance.engine.onnx_{part}" for part in ("decoder", "past", "session")}
     | {"appliance.factory.classifier"}
     | {f"appliance.factory.{part}_onnx" for part in ("convert", "evaluate", "quantize")},
-    "transformers": {f"appliance.factory.{part}" for part in ("classifier", "convert_onnx", "starter_onnx")},
+    "transformers": {f"appliance.factory.{part}" for part in ("classifier", "convert_onnx", "starter_onnx", "tutor")},
     "optimum": {"appliance.factory.convert_onnx", "appliance.factory.starter_onnx"},
     "huggingface_hub": {"appliance.intake.hub", "appliance.factory.convert_onnx"},
 }
@@ -109,6 +109,9 @@ def test_sequence_and_loop_know_no_engine():
     allowed = BASE | PURE | {f"appliance.engine.{n}" for n in ("backend", "sequence", "loop")}
     for name in ("sequence", "loop"):
         assert ours(f"appliance.engine.{name}") <= allowed
+    allowed |= {f"appliance.engine.{n}" for n in ("encoder", "encoder_loop")}
+    for name in ("encoder", "encoder_loop"):
+        assert ours(f"appliance.engine.{name}") <= allowed
 
 
 def test_the_engine_child_never_sees_the_web_or_the_database():
@@ -118,7 +121,8 @@ def test_the_engine_child_never_sees_the_web_or_the_database():
         if name not in reached:
             reached.add(name)
             todo += ours(name)
-    assert {"appliance.engine.loop", "appliance.engine.llama_backend", "appliance.engine.fake_backend"} <= reached
+    wanted = ("loop", "llama_backend", "fake_backend", "encoder_loop", "onnx_encoder", "llama_encoder", "fake_encoder")
+    assert {f"appliance.engine.{name}" for name in wanted} <= reached
     for name in reached:
         assert not imports(name) & NOT_IN_THE_CHILD, f"{name} is part of the engine child"
         assert layer(name) in {"engine", "types", "errors", "clock"}, f"{name} is part of the engine child"
@@ -137,7 +141,7 @@ def test_a_module_is_no_longer_than_500_lines_and_has_a_telling_name(name):
 
 IMPORT_ALL = """
 import importlib, json, os, sys, sysconfig, threading
-for third in ("numpy", "jinja2.sandbox", "jinja2.ext", "flask", "psutil", "gunicorn.app.base", "llama_cpp", "gguf", "tokenizers", "torch", "logging", "subprocess"):
+for third in ("numpy", "jinja2.sandbox", "jinja2.ext", "flask", "psutil", "gunicorn.app.base", "llama_cpp", "onnxruntime", "gguf", "tokenizers", "torch", "logging", "subprocess"):
     try:
         importlib.import_module(third)
     except ImportError:
@@ -169,10 +173,10 @@ def test_importing_any_module_opens_no_file_and_starts_no_thread():
 
 
 def test_the_engine_child_loads_nothing_of_the_web():
-    code = "import appliance.engine.worker, appliance.engine.loop, appliance.engine.fake_backend, sys, json; print(json.dumps(list(sys.modules)))"
+    code = "import appliance.engine.worker, appliance.engine.loop, appliance.engine.fake_backend, appliance.engine.fake_encoder, sys, json; print(json.dumps(list(sys.modules)))"
     loaded = {name.split(".")[0] for name in json.loads(python(code))}
     assert not loaded & NOT_IN_THE_CHILD
-    assert "llama_cpp" not in loaded, "the fake engine starts without llama.cpp"
+    assert not loaded & {"llama_cpp", "onnxruntime", "tokenizers"}, "the fake engine starts without the real ones"
 
 
 def test_this_file_has_seen_the_package():

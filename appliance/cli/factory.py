@@ -32,18 +32,21 @@ from appliance.intake.add import in_units
 
 Action = Callable[..., argparse.ArgumentParser]
 GGUF_TYPES = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0")
+BLOCKS = ("32", "64", "128", "256")
 ONNX_TYPES = ("int8", "int8-block", "int4-block")
 STEP = re.compile(r"(?P<what>.+?) (?P<done>\d+) of (?P<all>\d+)(?P<more>.*)")
 
 
 def add(action: Action) -> None:
     """Declare the commands; `action` is what cli.models declares its own with."""
-    made = action("convert", run_convert, "make a GGUF file or an ONNX folder of a Hugging Face checkpoint", settings=())
-    made.add_argument("folder", metavar="FOLDER", type=path, help="folder with config.json, safetensors and tokenizer")
+    made = action("convert", run_convert, "make a GGUF file or an ONNX folder of a Hugging Face checkpoint, or ONNX of GGUF", settings=())
+    made.add_argument("folder", metavar="SOURCE", type=path, help="folder with config.json, safetensors and tokenizer; or a GGUF file")
     made.add_argument("target", metavar="TARGET", type=path, help="the file or folder to write")
     made.add_argument("--to", choices=("gguf", "onnx"), help="default: gguf when TARGET ends in .gguf, else onnx")
     made.add_argument("--task", choices=TASKS, help="what an ONNX model is exported for; default: what the checkpoint says")
     made.add_argument("--name", metavar="N", help="name inside the GGUF file; default: the folder's")
+    made.add_argument("--requantize", metavar="block=N", type=_block, help="of an f16 GGUF file: round to 4 bits in blocks of 32, 64, 128 or 256 (128 is fastest)")
+    made.add_argument("--accuracy-level", type=int, choices=(1, 4), help="of GGUF to ONNX: 4 multiplies with 8-bit activations (default), 1 with float32")
 
     made = action("quantize", run_quantize, "make a smaller model with coarser weights")
     made.add_argument("source", metavar="SOURCE", type=word, help="a GGUF file, an ONNX folder, or a model of the catalog")
@@ -59,10 +62,22 @@ def add(action: Action) -> None:
     distil_flags.arguments(made)
 
 
+def _block(text: str) -> int:
+    """The N of block=N. For argparse."""
+    key, _, number = text.partition("=")
+    if key != "block" or number not in BLOCKS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not block= and one of {', '.join(BLOCKS)}")
+    return int(number)
+
+
 @in_sentences("converting")
 def run_convert(arguments: argparse.Namespace) -> int:
-    """A checkpoint becomes a GGUF file or an ONNX folder."""
+    """A checkpoint becomes a GGUF file or an ONNX folder, a GGUF file an ONNX folder."""
     folder, target = arguments.folder, arguments.target
+    if folder.suffix.lower() == ".gguf":
+        return _convert_gguf_to_onnx(arguments)
+    if arguments.requantize or arguments.accuracy_level:
+        raise InvalidRequest("--requantize and --accuracy-level are for GGUF files that become ONNX.", remedy="Leave them out, or use `appliance models quantize`.")
     kind = arguments.to or ("gguf" if target.suffix.lower() == ".gguf" else "onnx")
     if kind == "gguf" and arguments.task:
         raise InvalidRequest("--task is for ONNX models; a GGUF file has the task of its checkpoint.", param="task", remedy="Leave it out.")
@@ -84,6 +99,24 @@ def run_convert(arguments: argparse.Namespace) -> int:
 
             convert_onnx.convert(folder, target, task=arguments.task or "auto", tell=lambda words: bar.to(0.0, words))
     return _wrote(target)
+
+
+def _convert_gguf_to_onnx(arguments: argparse.Namespace) -> int:
+    source, target = arguments.folder, arguments.target
+    check_file(source, "GGUF file")
+    if arguments.to == "gguf" or target.suffix.lower() == ".gguf":
+        raise InvalidRequest(f"{source.name} is a GGUF file already.", param="to", remedy="Use --to onnx and name a folder, or `appliance models quantize`.")
+    if arguments.task or arguments.name is not None:
+        raise InvalidRequest("--task and --name are for checkpoints; a GGUF file says itself what it is.", remedy="Leave them out.")
+    check_target(target)
+    needs("Converting GGUF to ONNX", "gguf", "onnx")
+    from appliance.factory import convert_decoder
+
+    with Share(target.name, 0) as bar:
+        convert_decoder.convert(
+            source, target, block=arguments.requantize, accuracy=arguments.accuracy_level or 4, tell=lambda words, share: bar.to(share, words)
+        )
+    return _wrote(target, before=_size(source))
 
 
 @in_sentences("quantizing")

@@ -201,7 +201,7 @@ def run_certify(arguments: argparse.Namespace) -> int:
     verdicts = certify.judge(limits, measured)
     failed = [verdict for verdict in verdicts if not verdict.passed]
     machine = read_topology()
-    cpu = certify.cpu_key(machine.model_name, machine.arch)
+    cpu = machine.cpu_key
     old = subject.folder / certify.CERTIFICATE
     had_one = old.exists()
     _unlist_certificate(subject)

@@ -33,7 +33,7 @@ SETTINGS = ("data_dir", "config", "offline")
 def check_certified(model: CatalogModel) -> None:
     """Return when a model has a certificate for its file and this processor. Raises InvalidRequest that says why not."""
     machine = read_topology()
-    if why := certify.certified(model.folder, model.readable().main.sha256, certify.cpu_key(machine.model_name, machine.arch)):
+    if why := certify.certified(model.folder, model.readable().main.sha256, machine.cpu_key):
         raise InvalidRequest(
             f"{model.name} is not certified: {why}.",
             remedy=f"Check it with `appliance models certify {model.name} --limits FILE.toml`, or add --uncertified to use it all the same.",

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from appliance.clock import monotonic
 from appliance.engine.channel import Channel, ChannelClosed
 from appliance.engine.messages import Answer, Ask, Cancel, Frame, Generate
 from appliance.errors import (
@@ -28,6 +29,8 @@ from appliance.types import Delta, Event, Failed, Finished, TokenLogprob, Usage
 
 Deliver = Callable[[Event], None]
 QUARANTINE_AFTER = 2
+LOOK_S = 0.25
+"""How often a thread that waits for an answer looks whether anybody still wants it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -116,8 +119,14 @@ class EngineClient:
         else:
             self._send(channel, Cancel(request_id))
 
-    def ask(self, what: str, args: dict[str, Any], timeout_s: float) -> Any:
-        """Put a question to the child and wait for its answer. Raises what the child raised, or Unavailable."""
+    def ask(
+        self, what: str, args: dict[str, Any], timeout_s: float, gone: Callable[[], bool] = lambda: False
+    ) -> Any:
+        """Put a question to the child and wait for its answer. Raises what the child raised, or Unavailable.
+
+        gone: asked every LOOK_S; when it is true (then Cancelled is raised) or raises itself, and when the time is over, the
+        child is told that nobody waits any more.
+        """
         question = _Question(threading.Event())
         with self._lock:
             channel = self._channel
@@ -128,16 +137,24 @@ class EngineClient:
             self._questions[key] = question
         try:
             self._send(channel, Ask(key, what, args))
-            answered = question.done.wait(timeout_s)
+            until = monotonic() + timeout_s
+            while not question.done.wait(max(0.0, min(LOOK_S, until - monotonic()))):
+                if gone():
+                    raise Cancelled("The client left.")
+                if monotonic() >= until:
+                    raise Unavailable(f"The engine did not answer within {timeout_s:g} s.", retry_after_s=2)
         except ValueError as error:
             raise InvalidRequest(f"This is too large to be asked: {error}.") from None
+        except ApplianceError:
+            self._send(channel, Cancel(key))
+            raise
         finally:
             with self._lock:
                 self._questions.pop(key, None)
         if question.error:
             raise question.error
-        if not answered or question.answer is None:
-            raise Unavailable(f"The engine did not answer within {timeout_s:g} s.", retry_after_s=2)
+        if question.answer is None:
+            raise Unavailable("The engine ended without an answer.", retry_after_s=2)
         if question.answer.error:
             raise from_wire(question.answer.error)
         return question.answer.result

@@ -6,7 +6,7 @@ What is computed is decided by `scheduler.plan_step`, who holds KV space by `slo
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 from appliance.clock import Clock
 from appliance.engine.backend import Backend, Piece
@@ -15,6 +15,7 @@ from appliance.engine.scheduler import Pace, Plan, plan_step
 from appliance.engine.sequence import Sequence
 from appliance.engine.slots import MIN_REUSE_TOKENS, PrefixStore, Slot, Slots, common_prefix, token_array
 from appliance.errors import ApplianceError, Cancelled, ContextLengthExceeded, Draining, InvalidRequest
+from appliance.types import Task
 
 WORTH_SAVING_TOKENS = 32
 """A displaced sequence shorter than this is computed again rather than kept as a snapshot."""
@@ -22,6 +23,8 @@ LOAD_REPORT_S = 0.2
 TELL_S = 0.025
 """Least time between two frames of a streaming answer. Faster than anybody reads; each frame wakes the web worker and
 the client, which on a small box takes the time from the very threads that compute the next token."""
+
+ENCODER_TASKS = set(get_args(Task)) - {"generate"}
 
 
 class Link(Protocol):
@@ -198,6 +201,9 @@ class Loop:
             return {"text": b"".join(backend.piece(t) for t in tokens).decode("utf-8", "replace")}
         if what == "template":
             return {"prompt": backend.render(args["messages"])}
+        if what in ENCODER_TASKS:
+            name = backend.info.name
+            raise InvalidRequest(f"{name} is a text generation model: it cannot answer {what!r}.", param="model", remedy="Name a model for this task.")
         raise InvalidRequest(f"The engine does not know the question {what!r}.")
 
     # -- places ------------------------------------------------------------------------------------------------

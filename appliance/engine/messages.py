@@ -39,7 +39,8 @@ class Cancel:
 
 @dataclass(slots=True)
 class Ask:
-    """Front to child: a question that is answered between two steps. what: tokenize, detokenize, template."""
+    """Front to child: a question. tokenize, detokenize and template are answered between two steps; embed, rerank, classify
+    and tokens by encoders only, see encoder.py. Each is answered once, one that was cancelled with code `cancelled`."""
 
     id: str
     what: str

@@ -34,16 +34,21 @@ class ChildPlacement:
 @dataclass(frozen=True)
 class Placement:
     """The thread budget of the box: one entry a child; `front_cpus`, left to all else (web worker, cache), or
-    all allowed CPUs when the children took them all; and `notes`, sentences that explain it to people."""
+    all allowed CPUs when the children took them all; and `notes`, sentences that explain it to people.
+    `encoders`: children that embed, rerank or classify beside those that generate, on what these leave."""
 
     children: tuple[ChildPlacement, ...]
     front_cpus: tuple[int, ...]
     notes: tuple[str, ...] = ()
+    encoders: tuple[ChildPlacement, ...] = ()
 
 
 def plan_threads(topology: Topology, wanted_threads: int | None = None, cpus: str | None = None,
-                 children: int = 1, *, reserve_cores: int | None = None) -> Placement:
-    """Give each of `children` engine children its CPUs and its number of threads.
+                 children: int = 1, *, encoders: int = 0, reserve_cores: int | None = None) -> Placement:
+    """Give each of `children` engine children its CPUs and its number of threads, as if no encoder were there.
+
+    encoders: further children that embed, rerank or classify. They get the cores where no other child runs, else one
+    thread on the CPUs of the others; they share these among themselves, and --threads is not about them.
 
     wanted_threads: --threads, for each child, as in llama.cpp. cpus: --cpus, where they may run; alone it
     means one thread on each listed CPU (fewer under a quota). Both win over the defaults (one thread a
@@ -82,7 +87,8 @@ def plan_threads(topology: Topology, wanted_threads: int | None = None, cpus: st
     notes += _notes_on_use(topology, placed)
     taken = {c for child in placed if child.pinned for c in child.cpus}
     front_cpus = tuple(c for c in topology.allowed if c not in taken) or topology.allowed
-    return Placement(tuple(placed), front_cpus, tuple(notes))
+    beside = _place_encoders(usable, placed, encoders, 0 if limited else budget - sum(c.threads for c in placed), notes)
+    return Placement(tuple(placed), front_cpus, tuple(notes), beside)
 
 
 def _count(number: int, noun: str) -> str:
@@ -198,6 +204,34 @@ def _place(domains: list[list[LogicalCpu]], children: int, wanted: int | None, b
     return placed
 
 
+def _place_encoders(usable: Iterable[LogicalCpu], placed: list[ChildPlacement], encoders: int, spare: int,
+                    notes: list[str]) -> tuple[ChildPlacement, ...]:
+    """Where encoders run: they work in bursts of milliseconds, and decoding should not give up a core for them.
+
+    A decoder's threads meet at barriers, so it loses as much as the slowest of its cores: one thread that the kernel
+    moves to wherever there is a gap costs less than a thread on each core, all of them late at the same barrier.
+    spare: threads that the quota leaves.
+    """
+    if not encoders:
+        return ()
+    usable = tuple(usable)
+    busy = {c for child in placed for c in child.cpus}
+    cores = {c.core for c in usable if c.cpu in busy}
+    free = tuple(c for c in first_of_each_core(usable) if c.core not in cores)
+    if free and spare > 0:
+        free = max(([c for c in free if c.node == node] for node in sorted({c.node for c in free})), key=len)[:spare]
+        where = tuple(sorted(c.cpu for c in free))
+        place = ChildPlacement(where, len(where), free[0].node, shared=encoders > 1)
+        notes.append(f"Encoders run on CPU {format_cpu_list(where)}, where no model generates.")
+    else:
+        where = tuple(sorted(busy)) or tuple(c.cpu for c in usable)
+        nodes = {c.node for c in usable if c.cpu in where}
+        place = ChildPlacement(where, 1, nodes.pop() if len(nodes) == 1 else None, shared=True)
+        notes.append(f"Encoders have one thread on CPUs {format_cpu_list(where)}, where models generate too: "
+                     "a core of their own would cost every answer more than it gives them.")
+    return (place,) * encoders
+
+
 def _notes_on_use(topology: Topology, placed: list[ChildPlacement]) -> list[str]:
     notes = []
     used = [c for c in topology.cpus if any(c.cpu in child.cpus and child.pinned for child in placed)]
@@ -260,10 +294,11 @@ def describe(topology: Topology, placement: Placement) -> str:
         group = [c for c in topology.cpus if (c.node, c.kind) == (node, kind)]
         lines.append(f"  node {node}: {_count(len(first_of_each_core(group)), kind + ' core')}, CPUs "
                      + format_cpu_list(c.cpu for c in group))
-    for number, child in enumerate(placement.children, 1):
-        how = ("one thread to each CPU" if child.pinned else "free to move") + ", shared" * child.shared
-        cpus = format_cpu_list(child.cpus)
-        lines.append(f"  model {number}: {_count(child.threads, 'thread')} on CPUs {cpus} ({how})")
+    for kind, children in (("model", placement.children), ("encoder", placement.encoders)):
+        for number, child in enumerate(children, 1):
+            how = ("one thread to each CPU" if child.pinned else "free to move") + ", shared" * child.shared
+            cpus = format_cpu_list(child.cpus)
+            lines.append(f"  {kind} {number}: {_count(child.threads, 'thread')} on CPUs {cpus} ({how})")
     lines.append(f"  web worker and cache: CPUs {format_cpu_list(placement.front_cpus)}")
     return "\n".join(lines + [f"- {note}" for note in placement.notes])
 
@@ -272,5 +307,9 @@ def to_json(topology: Topology, placement: Placement) -> dict:
     """The facts of `describe` as plain values, for --json and the admin API; keys as in the dataclasses."""
     return {
         **asdict(topology), "physical_cores": len(topology.cores), "numa_nodes": topology.nodes,
-        **asdict(placement), "children": [{**asdict(c), "pinned": c.pinned} for c in placement.children],
+        **asdict(placement),
+        **{
+            kind: [{**asdict(c), "pinned": c.pinned} for c in getattr(placement, kind)]
+            for kind in ("children", "encoders")
+        },
     }

@@ -218,7 +218,7 @@ class Supervisor:
         if message.version != VERSION:
             raise ValueError(f"wire version {message.version}, expected {VERSION}")
         values = dict(message.info)
-        values["cpus"] = tuple(values["cpus"])
+        values["cpus"], values["labels"] = tuple(values["cpus"]), tuple(values.get("labels", ()))
         self.status.info = ModelInfo(**values)
         self.client.attach(channel)
         self._become("ready")

@@ -48,6 +48,11 @@ class Topology:
     online_cpus: int = 0
 
     @property
+    def cpu_key(self) -> str:
+        """What a measured speed is bound to: the processor's name and architecture."""
+        return f"{self.arch} {self.model_name}".strip()
+
+    @property
     def allowed(self) -> tuple[int, ...]:
         """CPU numbers this process may use, ascending."""
         return tuple(c.cpu for c in self.cpus)

@@ -14,10 +14,13 @@ import sys
 import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from appliance.clock import monotonic
-from appliance.engine.backend import Backend
+from appliance.engine.backend import Backend, Progress
 from appliance.engine.channel import Channel, ChannelClosed
+from appliance.engine.encoder import Encoder
+from appliance.engine.encoder_loop import EncoderLoop
 from appliance.engine.loop import Loop
 from appliance.engine.messages import Booting, Ready, Refused
 from appliance.errors import ApplianceError, ModelFileError
@@ -25,7 +28,11 @@ from appliance.errors import ApplianceError, ModelFileError
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """Everything a child needs to know. cpus: where its threads may run, empty for anywhere."""
+    """Everything a child needs to know.
+
+    engine: "fake", "onnx", or "llama" for what the path holds: a GGUF file, or the folder or model.onnx of an ONNX model.
+    cpus: where its threads may run, empty for anywhere. shared: other children compute there too.
+    """
 
     engine: str
     name: str
@@ -42,6 +49,7 @@ class WorkerSettings:
     type_v: str = "f16"
     flash_attn: str = "auto"
     mlock: bool = False
+    shared: bool = False
     fake_step_s: float = 0.0
 
     def to_json(self) -> str:
@@ -56,8 +64,36 @@ class WorkerSettings:
         return cls(**values)
 
 
+def build(settings: WorkerSettings, channel: Channel) -> Backend | Encoder:
+    """Load the model the settings name, with the engine that fits its task. Raises ApplianceError when it cannot be served."""
+    return build_encoder(settings, channel) or build_backend(settings, channel)
+
+
+def build_encoder(settings: WorkerSettings, channel: Channel) -> Encoder | None:
+    """The model as an encoder, None when it is none. Raises ApplianceError when it is one and cannot be served."""
+    path, progress = Path(settings.path), _telling(channel)
+    values: dict[str, Any] = dict(name=settings.name, threads=settings.threads, context_tokens=settings.context_tokens)
+    values["progress"] = progress
+    if settings.engine == "fake":
+        from appliance.engine.fake_encoder import FakeEncoder, is_fake_encoder
+
+        if not is_fake_encoder(settings.name):
+            return None
+        return FakeEncoder(settings.name, context_tokens=settings.context_tokens or 64, step_s=settings.fake_step_s)
+    if is_onnx(settings):
+        from appliance.engine.encoder_config import is_decoder
+        from appliance.engine.onnx_encoder import OnnxEncoder
+
+        if is_decoder(_folder(path)):
+            return None
+        return OnnxEncoder(path, cpus=settings.cpus, spin=not settings.shared, **values)
+    from appliance.engine.llama_encoder import LlamaEncoder, is_encoder
+
+    return LlamaEncoder(path, mlock=settings.mlock, **values) if is_encoder(path) else None
+
+
 def build_backend(settings: WorkerSettings, channel: Channel) -> Backend:
-    """Load the model the settings name. Raises ApplianceError when it cannot be served."""
+    """Load the text generation model the settings name. Raises ApplianceError when it cannot be served."""
     if settings.engine == "fake":
         from appliance.engine.fake_backend import FakeBackend
 
@@ -67,6 +103,19 @@ def build_backend(settings: WorkerSettings, channel: Channel) -> Backend:
             context_tokens=settings.context_tokens or 512,
             kv_tokens=settings.kv_tokens or None,
             step_s=settings.fake_step_s,
+        )
+    if is_onnx(settings):  # the one place where ONNX decoders are built
+        from appliance.engine.onnx_decoder import OnnxDecoder
+
+        return OnnxDecoder(
+            _folder(Path(settings.path)),
+            name=settings.name,
+            context_tokens=settings.context_tokens,
+            sequences=settings.sequences,
+            kv_tokens=settings.kv_tokens,
+            threads=settings.threads,
+            cpus=settings.cpus,
+            progress=_telling(channel),
         )
     from appliance.engine.llama_backend import LlamaBackend
 
@@ -82,30 +131,49 @@ def build_backend(settings: WorkerSettings, channel: Channel) -> Backend:
         type_v=settings.type_v,
         flash_attn=settings.flash_attn,
         mlock=settings.mlock,
-        progress=lambda phase, share: channel.send(Booting(phase, round(share, 3))),
+        progress=_telling(channel),
     )
+
+
+def is_onnx(settings: WorkerSettings) -> bool:
+    """Whether onnxruntime is to run the model."""
+    path = Path(settings.path)
+    return settings.engine == "onnx" or path.suffix == ".onnx" or (path / "model.onnx").exists()
+
+
+def _folder(path: Path) -> Path:
+    return path.parent if path.suffix == ".onnx" else path
+
+
+def _telling(channel: Channel) -> Progress:
+    return lambda phase, share: channel.send(Booting(phase, round(share, 3)))
 
 
 def run(channel: Channel, settings: WorkerSettings) -> int:
     """Serve until told to stop. Returns the exit code."""
     try:
-        backend = build_backend(settings, channel)
+        engine = build(settings, channel)
     except ApplianceError as error:
         channel.send(Refused(error.to_wire()))
         return ModelFileError.exit_code
-    info = asdict(backend.info) | {"cpus": settings.cpus, "threads": settings.threads}
-    loop = Loop(
-        backend,
-        channel,
-        monotonic,
-        stall_s=settings.stall_s,
-        batch_tokens=settings.batch_tokens,
-        store_bytes=settings.store_bytes,
-    )
+    info = asdict(engine.info) | {"cpus": settings.cpus, "threads": settings.threads}
+    if engine.info.backend == "onnxruntime" and settings.threads == len(settings.cpus):
+        os.sched_setaffinity(0, settings.cpus[:1])  # this thread computes too: beside its pinned fellows, not on top of one
+    if isinstance(engine, Encoder):
+        loop: Loop | EncoderLoop = EncoderLoop(engine, channel, monotonic)
+    else:
+        loop = Loop(
+            engine,
+            channel,
+            monotonic,
+            stall_s=settings.stall_s,
+            batch_tokens=settings.batch_tokens,
+            store_bytes=settings.store_bytes,
+        )
     channel.send(Ready(info))
     while not loop.stopping:
         loop.step()
-    backend.close()
+    engine.close()
     return 0
 
 

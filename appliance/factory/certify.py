@@ -126,11 +126,6 @@ def judge(limits: Limits, measured: Measured) -> list[Verdict]:
     return rows
 
 
-def cpu_key(model_name: str, arch: str) -> str:
-    """What a speed is bound to: the processor's name and architecture (topology.read_topology)."""
-    return f"{arch} {model_name}".strip()
-
-
 def sha256(path: Path) -> str:
     """Hash of a file's content."""
     with path.open("rb") as file:

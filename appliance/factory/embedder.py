@@ -107,7 +107,7 @@ def _write_papers(
 ) -> dict[str, Any]:
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     machine = read_topology()
-    cpu = certify.cpu_key(machine.model_name, machine.arch)
+    cpu = machine.cpu_key
     measured = certify.Measured(cosine=score.mean_cosine)
     certify.write_certificate(part, part / MODEL, cpu, measured, certify.judge(LIMITS, measured), date)
     report = {

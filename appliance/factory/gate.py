@@ -31,7 +31,7 @@ def clear(out: Path) -> dict[str, Any]:
         old.unlink(missing_ok=True)
     machine = read_topology()
     date = time.strftime("%Y-%m-%d", time.gmtime())
-    return {"cpu": certify.cpu_key(machine.model_name, machine.arch), "date": date, "files": {}, "chosen": None}
+    return {"cpu": machine.cpu_key, "date": date, "files": {}, "chosen": None}
 
 
 def match_verdict(figures: dict[str, Any], least: float | None) -> list[Verdict]:

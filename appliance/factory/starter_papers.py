@@ -55,7 +55,7 @@ def write(folder: Path, report: dict[str, Any], name: str, title: str, source: P
     folder.mkdir(parents=True, exist_ok=True)
     full = next(values for file, values in report["files"].items() if file.endswith("-f32.gguf"))
     machine, date = read_topology(), datetime.datetime.now(datetime.UTC).date().isoformat()
-    cpu = certify.cpu_key(machine.model_name, machine.arch)
+    cpu = machine.cpu_key
     (folder / manifest.FILE_NAME).unlink(missing_ok=True)  # it vouches for the rest, so it goes first and comes last
     names = _copy(source, folder)
     main = folder / names[0]

@@ -149,10 +149,10 @@ def test_a_file_that_makes_llama_cpp_abort_is_a_crash_in_words(model, damaged):
     assert death.cause == "crash" and "SIGABRT" in death.words
 
 
-def test_a_model_that_can_only_embed_is_refused(tmp_path):
+def test_a_model_that_can_only_embed_and_would_abort_llama_cpp_is_refused(tmp_path):
     message, death, code = boot(tiny_model.write_encoder(tmp_path / "encoder.gguf"))
     assert isinstance(message, Refused) and code == 65, death
-    assert "not a text generation model" in message.error["message"]
+    assert "lacks the token that separates texts" in message.error["message"]
 
 
 def test_a_missing_file_and_a_folder_are_told_apart(tmp_path):

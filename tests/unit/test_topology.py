@@ -395,17 +395,64 @@ def test_no_model_is_no_placement_and_fewer_is_a_mistake():
         plan_threads(flat(2), children=-1)
 
 
+# Planning: encoders beside the models that generate
+
+
+def test_an_encoder_on_a_small_box_shares_the_cores_and_takes_none():
+    alone, placement = plan_threads(flat(2)), plan_threads(flat(2), encoders=1)
+    assert placement.children == alone.children and placement.front_cpus == alone.front_cpus
+    assert placement.encoders == (ChildPlacement((0, 1), 1, 0, shared=True),)
+    assert any("Encoders have one thread on CPUs 0-1" in note for note in placement.notes)
+    assert child_environment(placement.encoders[0])["OMP_PROC_BIND"] == "false"
+
+
+@pytest.mark.parametrize(("name", "cpus", "threads", "together"), [
+    ("rk3588", "0-3", 4, False),            # the little cores
+    ("xeon_2x8x2", "8-15", 8, False),       # the other socket
+    ("hybrid_8p8e", "16-23", 8, False),
+    ("container_quota", "0-7", 1, True),    # time is what is scarce
+    ("cpuset_2_3_6", "2-3,6", 1, True),
+    ("vm_2", "0-1", 1, True),
+])
+def test_encoders_get_the_cores_that_are_left_or_one_thread_among_the_others(machine, name, cpus, threads, together):
+    placement = plan_threads(machine(name), encoders=1)
+    (child,) = placement.encoders
+    assert (format_cpu_list(child.cpus), child.threads, child.shared) == (cpus, threads, together)
+    assert placement.children == plan_threads(machine(name)).children
+
+
+def test_the_core_that_is_left_to_the_web_worker_is_the_encoders_too():
+    placement = plan_threads(flat(8), encoders=2)
+    assert placement.encoders == (ChildPlacement((0,), 1, 0, shared=True),) * 2
+
+
+def test_wishes_are_about_the_models_that_generate():
+    assert plan_threads(flat(4), 3, encoders=1).encoders == (ChildPlacement((3,), 1, 0),)
+    listed = plan_threads(flat(4), cpus="0-1", encoders=1).encoders
+    assert listed == (ChildPlacement((0, 1), 1, 0, shared=True),)
+    assert plan_threads(flat(2), children=0, encoders=1).encoders[0].cpus == (0, 1)
+
+
+def test_encoders_are_described_and_told_to_programs():
+    box = flat(2)
+    placement = plan_threads(box, encoders=1)
+    assert "  encoder 1: 1 thread on CPUs 0-1 (free to move, shared)" in describe(box, placement)
+    assert to_json(box, placement)["encoders"] == [
+        {"cpus": (0, 1), "threads": 1, "node": 0, "shared": True, "pinned": False}]
+
+
 @given(
     count=st.integers(1, 24), smt=st.booleans(), nodes=st.integers(1, 4), little=st.integers(0, 24),
-    quota=st.none() | st.floats(0.1, 40), children=st.integers(0, 6), threads=st.none() | st.integers(1, 48))
-def test_every_plan_stays_inside_the_box(count, smt, nodes, little, quota, children, threads):
+    quota=st.none() | st.floats(0.1, 40), children=st.integers(0, 6), threads=st.none() | st.integers(1, 48),
+    encoders=st.integers(0, 2))
+def test_every_plan_stays_inside_the_box(count, smt, nodes, little, quota, children, threads, encoders):
     half = max(1, count // 2) if smt else count
     cpus = tuple(LogicalCpu(c, c % half, c % half * nodes // half, c % half * nodes // half,
                             "efficiency" if c % half < little else "performance") for c in range(count))
     box = Topology(cpus, quota_cpus=quota, online_cpus=count)
     limit = count if quota is None else max(1, int(quota))
     try:
-        placement = plan_threads(box, threads, children=children)
+        placement = plan_threads(box, threads, children=children, encoders=encoders)
     except ConfigError:
         assert threads > min(count, limit)
         return
@@ -418,6 +465,13 @@ def test_every_plan_stays_inside_the_box(count, smt, nodes, little, quota, child
             assert child.pinned
     apart = [c for c in placement.children if not c.shared]
     assert sum(c.threads for c in apart) <= min(count, limit)
+    assert len(placement.encoders) == encoders
+    assert placement.children == plan_threads(box, threads, children=children).children
+    for child in placement.encoders:
+        assert set(child.cpus) <= set(box.allowed) and 1 <= child.threads <= min(len(child.cpus), limit)
+        taken = {c for other in placement.children for c in other.cpus}
+        assert child.shared or not taken & set(child.cpus)
+        assert child.threads == 1 or sum(c.threads for c in apart) + child.threads <= limit
     pinned = [cpu for c in apart if c.pinned and len(apart) == children for cpu in c.cpus]
     if quota is None:
         assert len(pinned) == len(set(pinned))
