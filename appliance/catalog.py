@@ -8,13 +8,17 @@ cannot be read disables its own model and no other.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
-from dataclasses import dataclass
+import os
+import re
+import struct
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from appliance import integrity, manifest
 from appliance.config import Config, data_dir
 from appliance.errors import ApplianceError, ConfigError, ModelFileError, ModelNotFound
+from appliance.intake.facts import RANK_POOLING, read_facts
 from appliance.manifest import FILE_NAME, Manifest
 from appliance.storage import write_atomically
 
@@ -22,6 +26,12 @@ FIRST_DEFAULT = "starter"
 """The default until `use` names another, where it is in the catalog."""
 DEFAULT_FILE = "default"
 HASHES_FILE = "hashes.json"
+NO_EMBEDDER = ("", "none")
+ONNX_FILE = "model.onnx"
+TWIN = "-onnx"
+"""What the name of a model's ONNX form ends in."""
+HEAD_BYTES = 1 << 16
+"""What a GGUF file is for stands near its beginning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +87,14 @@ class Catalog:
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """A model to serve: the name clients use, the file it is loaded from, and its place in the catalog, if it has one."""
+    """A model to serve: the name clients use, the GGUF file or the ONNX folder it is loaded from, and its place in the
+    catalog, if it has one. engine: "llama", "onnx", "fake", or "auto" where `twin`, the same model as ONNX, may be the faster."""
 
     name: str
     path: Path
     model: CatalogModel | None = None
+    engine: str = "auto"
+    twin: ModelEntry | None = None
 
 
 def shipped_folder() -> Path:
@@ -152,7 +165,8 @@ def set_default(config: Config, name: str) -> None:
 
 
 def entries(config: Config) -> tuple[ModelEntry, ...]:
-    """The models to serve, in order: those that `--model` names, each a path or a name of the catalog; else the default.
+    """The models to serve, in order: those that `--model` names, each a path or a name of the catalog; else the default. A
+    path may also name the `model.onnx` in a folder.
 
     A word without a slash that is in the catalog means that model, anything else a file. Raises ConfigError when two have
     the same name, ModelNotFound when the chosen default is gone. Files are not looked at: see `verify_before_load`.
@@ -163,22 +177,113 @@ def entries(config: Config) -> tuple[ModelEntry, ...]:
     wanted = config.model or ((catalog.find(catalog.default).name,) if catalog.default else ())
     for number, text in enumerate(wanted):
         model = catalog.get(text) if not config.model or text in names else None
-        path = model.path if model else Path(text).expanduser()
-        name = config.alias[number] if number < len(config.alias) else text if model else path.name.removesuffix(".gguf")
+        path = _engine_path(model) if model else Path(text).expanduser()
+        path = path.parent if path.name == ONNX_FILE else path
+        name = config.alias[number] if number < len(config.alias) else text if model else path.absolute().name.removesuffix(".gguf")
         if any(entry.name == name for entry in found):
             raise ConfigError(f"Two models are called {name!r}.", param="alias", remedy="Give each its own --alias.")
-        found.append(ModelEntry(name, path, model))
+        engine = config.engine[min(number, len(config.engine) - 1)]
+        found.append(_with_engine(ModelEntry(name, path, model, engine), config))
     return tuple(found)
+
+
+def _with_engine(entry: ModelEntry, config: Config) -> ModelEntry:
+    """The entry with the engine that is to serve it, "auto" only where there are two. Raises ConfigError for one that cannot."""
+    if entry.engine == "fake":
+        return entry
+    if os.path.isdir(entry.path):
+        if entry.engine == "llama":
+            raise ConfigError(f"{entry.name} is an ONNX model; llama.cpp serves GGUF files.", param="engine", remedy="Use --engine auto.")
+        return replace(entry, engine="onnx")
+    twin = _twin(entry, config) if entry.engine != "llama" else None
+    if entry.engine == "onnx" and twin is None:
+        target = f"{entry.path.with_suffix('')}{TWIN}"
+        raise ConfigError(
+            f"{entry.name} is a GGUF file, and there is no ONNX form of it at {target}.",
+            param="engine", remedy=f"Make it: appliance models convert {entry.path} {target} --to onnx",
+        )  # fmt: skip
+    if entry.engine == "onnx":
+        return twin
+    return replace(entry, engine="auto" if twin else "llama", twin=twin)
+
+
+def _twin(entry: ModelEntry, config: Config) -> ModelEntry | None:
+    """The same model as ONNX: NAME-onnx in the catalog for a catalog's NAME, X-onnx beside X.gguf otherwise."""
+    if entry.model is not None:
+        model = read_catalog(config).get(f"{entry.model.name}{TWIN}")
+        fits = model is not None and model.manifest is not None and (model.manifest.format, model.manifest.task) == ("onnx", "generate")
+        return ModelEntry(entry.name, model.folder, model, "onnx") if fits else None
+    folder = entry.path.with_name(f"{entry.path.name.removesuffix('.gguf')}{TWIN}")
+    return ModelEntry(entry.name, folder, None, "onnx") if (folder / ONNX_FILE).is_file() else None
+
+
+def _engine_path(model: CatalogModel) -> Path:
+    onnx = model.manifest is not None and model.manifest.format == "onnx"
+    return model.folder if onnx else model.path
+
+
+def embedder(config: Config, models: Iterable[ModelEntry]) -> ModelEntry | None:
+    """The model for embeddings that is served beside `models`; None when it is switched off or one of them, or when it is the
+    default and there is none of that name. Raises ConfigError for a wish that cannot be met."""
+    if config.embedder in NO_EMBEDDER or "fake" in config.engine:
+        return None
+    model = read_catalog(config).get(config.embedder)
+    wished = config.sources.get("embedder", "default") != "default"
+    if model is None or (paper := model.manifest) is None or paper.task != "embed":
+        if not wished:
+            return None
+        why = "the catalog has no such model" if model is None else model.reason or f"it is for the task {paper.task}"
+        raise ConfigError(f"embedder = {config.embedder!r}: {why}.", param="embedder", remedy="`appliance models list` shows what there is.")
+    path = _engine_path(model)
+    if any(entry.name == model.name or entry.path.absolute() == path.absolute() for entry in models):
+        return None
+    return _with_engine(ModelEntry(model.name, path, model), config)
+
+
+def task_of(entry: ModelEntry) -> str:
+    """What a model is for, as its papers or its files say: generate, embed, rerank or classify. A hint: the loaded model knows,
+    and files that say nothing, or are none, count as generating."""
+    if entry.model and entry.model.manifest:
+        return entry.model.manifest.task
+    try:
+        if (entry.path / ONNX_FILE).is_file():
+            return read_facts(entry.path, ONNX_FILE).task
+        with entry.path.open("rb") as file:
+            return _gguf_task(file.read(HEAD_BYTES))
+    except (OSError, ApplianceError):
+        return "generate"
+
+
+def _gguf_task(head: bytes) -> str:
+    """From the first bytes alone: `read_header` steps over every word of the vocabulary, which takes a tenth of a second."""
+    pooling = re.search(rb"\.pooling_type\x04\0\0\0(.{4})", head, re.DOTALL)
+    kind = struct.unpack("<I", pooling[1])[0] if pooling else 0
+    if kind == RANK_POOLING:
+        return "rerank"
+    architecture = re.search(rb"general\.architecture\x08\0\0\0.{8}([\w.-]*)", head, re.DOTALL)
+    return "embed" if kind or (architecture and b"bert" in architecture[1]) else "generate"
 
 
 def check_servable(model: CatalogModel) -> None:
     """Return when an engine of this release can serve the model. Raises ModelFileError."""
     paper = model.readable()
-    if paper.format != "gguf" or paper.task != "generate":
-        raise ModelFileError(
-            f"{model.name} is an {paper.format.upper()} model for the task {paper.task}; this release serves GGUF models that generate text.",
-            remedy="Choose another: `appliance models list` shows what there is.",
-        )
+    if paper.format == "onnx":
+        if paper.main.path != ONNX_FILE:
+            raise ModelFileError(
+                f"{model.name} has its weights in {paper.main.path}; an ONNX model is served from {ONNX_FILE} in its own folder.",
+                remedy="Put the file and its tokenizer.json into one folder and add that.",
+            )
+        check_folder(model.folder)
+
+
+def check_folder(folder: Path) -> None:
+    """Return when a folder looks like an ONNX model. Raises ModelFileError that says what is missing."""
+    for name in (ONNX_FILE, "tokenizer.json"):
+        if not os.path.isfile(folder / name):
+            raise ModelFileError(
+                f"The folder {folder} has no {name}.",
+                remedy="Name a GGUF file or the folder of an ONNX model; `appliance models convert` makes both of checkpoints.",
+            )
 
 
 def verify_before_load(entry: ModelEntry, hashes: integrity.HashCache, stopping: Callable[[], bool] | None = None) -> None:

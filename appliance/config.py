@@ -54,8 +54,9 @@ class Setting:
 KV_TYPES = ("f16", "q8_0", "q4_0")
 
 SETTINGS: tuple[Setting, ...] = (
-    Setting("model", "list", (), "GGUF file, or model of the catalog, to serve; may be given several times. Default: the catalog's default.", "models", flags=("-m",)),
+    Setting("model", "list", (), "GGUF file, folder with an ONNX model, or model of the catalog, to serve; may be given several times. Default: the catalog's default.", "models", flags=("-m",)),
     Setting("alias", "list", (), "Name a model is served under, in the order of --model. Default: the file's name.", "models"),
+    Setting("embedder", "str", "minilm-l6-int8", "Model of the catalog for embeddings that is served beside the others, from the first request that needs it; `none` for no such model.", "models"),
     Setting("ctx_size", "int", 4096, "Context of one request: prompt and answer together. 0: what the model was trained for.", "models", "tokens", ("-c",), minimum=0, maximum=1_048_576),
     Setting("parallel", "int", 8, "Sequences a model works on at the same time.", "models", "sequences", ("-np",), minimum=1, maximum=128),
     Setting("kv_size", "int", 0, "KV cache of a model, shared by its sequences and the prefixes it remembers. 0: ctx_size x parallel.", "models", "tokens", minimum=0),
@@ -72,7 +73,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("tls_cert", "path", None, "TLS certificate chain (PEM).", "network"),
     Setting("tls_key", "path", None, "TLS private key (PEM).", "network"),
     Setting("max_body_bytes", "int", 8 * 1024 * 1024, "Largest request body.", "network", "bytes", minimum=1024),
-    Setting("threads", "int", 0, "Threads of each engine. 0: one for each physical core this process may use.", "cpu", "threads", ("-t",), minimum=0, maximum=1024),
+    Setting("threads", "int", 0, "Threads of each engine that generates. 0: one for each physical core this process may use.", "cpu", "threads", ("-t",), minimum=0, maximum=1024),
     Setting("cpus", "str", "", "CPUs for the engines, such as 0-3,8. Empty: chosen from the machine's topology.", "cpu"),
     Setting("batch_size", "int", 512, "Most prompt tokens computed in one step.", "cpu", "tokens", ("-b",), minimum=8, maximum=8192),
     Setting("stall_ms", "int", 240, "Longest step allowed while answers are streaming; long prompts are cut to fit.", "cpu", "ms", minimum=20, maximum=10_000),
@@ -90,7 +91,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("log_level", "choice", "info", "How much is logged.", "service", choices=("debug", "info", "warning", "error"), reload=True),
     Setting("log_format", "choice", "text", "Shape of the log lines on stderr.", "service", choices=("text", "json")),
     Setting("log_prompts", "bool", False, "Write prompts into the log. They may be private.", "service", reload=True),
-    Setting("engine", "choice", "llama", "Engine that runs the models; `fake` answers from a script, for tests and demonstrations.", "service", choices=("llama", "fake")),
+    Setting("engine", "list", ("auto",), "Engine that runs a model, one for all or one for each in the order of --model. `auto`: whichever can, and where a GGUF file X.gguf has its ONNX form beside it (X-onnx), the one measured to be faster here; `fake` answers from a script, for tests and demonstrations.", "service", choices=("auto", "llama", "onnx", "fake")),
 )
 
 BY_NAME: dict[str, Setting] = {s.name: s for s in SETTINGS}
@@ -170,7 +171,9 @@ def _typed(setting: Setting, raw: Any) -> Any:
         items = raw if isinstance(raw, (list, tuple)) else [part.strip() for part in str(raw).split(",")]
         if not all(isinstance(item, str) for item in items):
             raise TypeError
-        return tuple(item for item in items if item)
+        if setting.choices and not set(items) <= {*setting.choices, ""}:
+            raise ValueError
+        return tuple(item for item in items if item) or setting.default
     if not isinstance(raw, (str, Path)) or "\0" in str(raw):
         raise TypeError
     if kind == "path":
@@ -298,7 +301,8 @@ def settings_markdown() -> str:
     """The settings table for the README, generated so that it cannot drift."""
     rows = ["| setting | flags | default | what it does |", "|---|---|---|---|"]
     for s in SETTINGS:
-        default = {"bool": "off", "list": "none", "path": "none"}.get(s.kind, s.default if s.default != "" else "none")
+        usual = ", ".join(s.default) if isinstance(s.default, tuple) else s.default
+        default = {"bool": "off", "path": "none"}.get(s.kind, usual if usual != "" else "none")
         unit = f" {s.unit}" if s.unit and s.kind in ("int", "float") else ""
         choices = f" One of {', '.join(s.choices)}." if s.choices else ""
         rows.append(f"| `{s.name}` | {' '.join(f'`{f}`' for f in (*s.flags, s.flag))} | {default}{unit} | {s.help}{choices} |")

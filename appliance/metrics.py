@@ -21,6 +21,8 @@ HELP = {
     "appliance_prompt_tokens_total": "Prompt tokens received.",
     "appliance_cached_prompt_tokens_total": "Prompt tokens that did not have to be computed.",
     "appliance_generated_tokens_total": "Tokens generated.",
+    "appliance_encoded_texts_total": "Texts embedded, ranked or classified.",
+    "appliance_encoded_tokens_total": "Tokens of the texts embedded, ranked or classified.",
     "appliance_queue_wait_seconds": "Time from a request's arrival to its admission.",
     "appliance_time_to_first_token_seconds": "Time from a request's arrival to its first token.",
     "appliance_time_per_output_token_seconds": "Mean time between two tokens of an answer.",
@@ -79,6 +81,12 @@ class Metrics:
         if usage.completion_tokens > 1:
             gap = generating_s / (usage.completion_tokens - 1)
             self.observe("appliance_time_per_output_token_seconds", gap, model=model)
+
+    def encoded(self, model: str, task: str, texts: int, tokens: int, total_s: float) -> None:
+        """An encoder has answered a request; task: embed, rerank, classify or tokens."""
+        self.count("appliance_encoded_texts_total", texts, model=model, task=task)
+        self.count("appliance_encoded_tokens_total", tokens, model=model, task=task)
+        self.observe("appliance_request_duration_seconds", total_s, model=model)
 
     def failed(self, model: str, code: str) -> None:
         """An answer failed."""

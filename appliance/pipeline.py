@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -15,9 +17,20 @@ from appliance.clock import Clock, monotonic
 from appliance.engine.client import EngineClient
 from appliance.engine.messages import Generate
 from appliance.engine.supervisor import Supervisor
-from appliance.errors import ApplianceError, DeadlineExceeded, Draining, ModelLoading, QueueFull
+from appliance.errors import ApplianceError, Cancelled, DeadlineExceeded, Draining, EngineLost, ModelLoading, QueueFull
 from appliance.metrics import Metrics
-from appliance.types import ChatPrompt, Delta, Event, Failed, Finished, GenerationRequest, Prompt, TextPrompt, Waiting
+from appliance.types import (
+    ChatPrompt,
+    Delta,
+    Event,
+    Failed,
+    Finished,
+    GenerationRequest,
+    Priority,
+    Prompt,
+    TextPrompt,
+    Waiting,
+)
 
 TICK_S = 0.25
 """How often a waiting request looks around: bounds how late a client that left is noticed."""
@@ -32,11 +45,24 @@ LAG_LIMIT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """One served model, as the pipeline uses it."""
+    """One served model, as the pipeline uses it.
+
+    papers: what it is for, as its papers say; the loaded model itself knows better. aside: served beside what was asked for, and
+    started by the first request that needs it, with `wake`, which may be called any number of times.
+    """
 
     supervisor: Supervisor
     client: EngineClient
     admission: Admission
+    papers: str = "generate"
+    aside: bool = False
+    wake: Callable[[], None] = lambda: None
+
+    @property
+    def task(self) -> str:
+        """generate, embed, rerank, classify or tokens."""
+        info = self.supervisor.status.info
+        return info.task if info else self.papers
 
 
 class Pipeline:
@@ -58,20 +84,96 @@ class Pipeline:
         """Served models, the default first."""
         return list(self.engines)
 
-    def resolve(self, model: str) -> str:
-        """The served name for a request's `model` field. Raises ModelNotFound."""
+    def resolve(self, model: str, tasks: Sequence[str] = ()) -> str:
+        """The served name for a request's `model` field, of a model for one of `tasks` (any, when there are none).
+
+        Raises ModelNotFound, or InvalidRequest for a model that is for something else.
+        """
+        if tasks:
+            return routing.choose_for(model, {name: engine.task for name, engine in self.engines.items()}, tasks)
         return routing.choose(model, self.names)
+
+    def loaded_task(self, model: str) -> str:
+        """What a model is for, in its own words: waits for one that is not loaded yet. Raises what `ask` raises."""
+        engine = self.engines[self.resolve(model)]
+        if engine.supervisor.status.info is None:
+            with self._question():
+                self._wake(engine)
+                engine.supervisor.wait_ready(LOAD_WAIT_S)
+        return engine.task
 
     def ask(self, model: str, what: str, args: dict[str, Any]) -> Any:
         """tokenize, detokenize or template on the model's engine. Raises what went wrong."""
         engine = self.engines[self.resolve(model)]
+        with self._question():
+            self._wake(engine)
+            engine.supervisor.wait_ready(LOAD_WAIT_S)
+            return engine.client.ask(what, args, ASK_TIMEOUT_S)
+
+    @contextmanager
+    def _question(self) -> Iterator[None]:
         if not self._asks.acquire(timeout=TICK_S):
             raise QueueFull(f"{MAX_ASKS} questions such as this are waiting for an engine already.", retry_after_s=2)
         try:
-            engine.supervisor.wait_ready(LOAD_WAIT_S)
-            return engine.client.ask(what, args, ASK_TIMEOUT_S)
+            yield
         finally:
             self._asks.release()
+
+    def _wake(self, engine: Engine) -> None:
+        if self.draining:
+            raise Draining("The service is stopping and takes no new requests.", retry_after_s=10)
+        engine.wake()
+
+    def compute(
+        self,
+        model: str,
+        what: str,
+        args: dict[str, Any],
+        principal: str = "anonymous",
+        priority: Priority = "interactive",
+        gone: Callable[[], bool] = lambda: False,
+    ) -> Any:
+        """Work for an encoder, which waits its turn as an answer does: embed, rerank, classify or tokens, with the arguments and
+        results of `engine.encoder_loop`. A request that an engine was lost with is given to the next one once.
+
+        gone: whether the client has left; asked every TICK_S. Raises Cancelled then, and otherwise what went wrong.
+        """
+        name = self.resolve(model)
+        engine = self.engines[name]
+        self._wake(engine)
+        began = self._clock()
+        deadline = began + self.timeout_s if self.timeout_s else float("inf")
+
+        def left() -> bool:
+            self._check(deadline)
+            if gone():
+                raise Cancelled("The client left.")
+            return False
+
+        place = engine.admission.enter(principal, priority)
+        try:
+            for _ in self._wait_ready(engine.supervisor, deadline):
+                left()
+            while not place.granted.wait(TICK_S):
+                left()
+            self._metrics.queue_wait(name, self._clock() - began)
+            try:
+                result = engine.client.ask(what, args, float("inf"), left)
+            except EngineLost:
+                time.sleep(TICK_S)  # its supervisor notices a moment after we do
+                for _ in self._wait_ready(engine.supervisor, deadline):
+                    left()
+                result = engine.client.ask(what, args, float("inf"), left)
+        except ApplianceError as error:
+            self._metrics.failed(name, error.code)
+            raise
+        finally:
+            engine.admission.leave(place)
+        tokens = result["tokens"]
+        texts = args["documents"] if what == "rerank" else args["inputs"]
+        count = sum(tokens) if isinstance(tokens, list) else tokens
+        self._metrics.encoded(name, what, len(texts), count, self._clock() - began)
+        return result
 
     def answer(self, request: GenerationRequest) -> Iterator[Event | Waiting]:
         """Events of all sequences until each has Finished; `Waiting` at least every TICK_S without one.
@@ -80,8 +182,7 @@ class Pipeline:
         cancels what still runs. The first `next` may already raise.
         """
         engine = self.engines[self.resolve(request.model)]
-        if self.draining:
-            raise Draining("The service is stopping and takes no new requests.", retry_after_s=10)
+        self._wake(engine)
         deadline = self._clock() + self.timeout_s if self.timeout_s else float("inf")
         began = self._clock()
         # In line before the model is ready: else any number of requests could wait for it, each with a thread.

@@ -200,8 +200,10 @@ class _Arbiter(Arbiter):
 
 
 class _Application(BaseApplication):
-    def __init__(self, config: Config, sock: socket.socket, reload_config: Callable[[], Config], report: int) -> None:
-        self._config, self._sock = config, sock
+    def __init__(
+        self, config: Config, sock: socket.socket, reload_config: Callable[[], Config], report: int, requests: int
+    ) -> None:
+        self._config, self._sock, self._requests = config, sock, requests
         self._reload_config, self._report = reload_config, report
         self._services: Services | None = None
         super().__init__()
@@ -209,7 +211,7 @@ class _Application(BaseApplication):
     def load_config(self) -> None:
         """Our settings in gunicorn's words."""
         config = self._config
-        threads = max(1, len(config.model)) * (config.parallel * 2 + config.queue_size) + SPARE_THREADS
+        threads = self._requests + SPARE_THREADS
         values = {
             "bind": f"fd://{self._sock.fileno()}",
             "workers": 1,
@@ -267,14 +269,14 @@ def _most_connections(threads: int) -> int:
 
 def _watch_boot(services: Services, report: int) -> None:
     """When no model at all can be served, say why and end the service: a restart would not help."""
-    for supervisor in services.supervisors:
+    for supervisor in services.asked_for:
         supervisor.wait_settled()
-    states = [s.status.state for s in services.supervisors]
-    ready = [s.name for s in services.supervisors if s.status.state == "ready"]
+    states = [s.status.state for s in services.asked_for]
+    ready = [s.name for s in services.asked_for if s.status.state == "ready"]
     if ready:
         log("info", "The service is ready.", models=",".join(ready))
     elif states and all(state == "failed" for state in states):
-        error = services.supervisors[0].status.error or ApplianceError("No model could be loaded.")
+        error = services.asked_for[0].status.error or ApplianceError("No model could be loaded.")
         os.write(report, json.dumps(error.to_wire()).encode())
         os.kill(os.getppid(), signal.SIGTERM)
 
@@ -282,7 +284,7 @@ def _watch_boot(services: Services, report: int) -> None:
 def run(config: Config, reload_config: Callable[[], Config]) -> int:
     """Serve until stopped. Returns the exit code. Raises ApplianceError for what keeps it from starting."""
     configure(config.log_level, config.log_format)
-    Services(config)  # every mistake in the settings shows here, before a process is started
+    requests = Services(config).most_requests  # every mistake in the settings shows here, before a process is started
     sock = bind(config.host, config.port)
     scheme = "https" if config.tls_cert else "http"
     host = f"[{config.host}]" if ":" in config.host else config.host
@@ -293,7 +295,7 @@ def run(config: Config, reload_config: Callable[[], Config]) -> int:
     os.environ.pop("NOTIFY_SOCKET", None)
     code = 0
     try:
-        _Application(config, sock, reload_config, writing).run()
+        _Application(config, sock, reload_config, writing, requests).run()
     except SystemExit as end:
         code = int(end.code or 0)
     if os.getpid() != _MAIN_PID.get("pid", os.getpid()):

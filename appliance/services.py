@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import psutil
 
@@ -12,10 +16,12 @@ from appliance import catalog
 from appliance.admission import Admission
 from appliance.auth import Auth
 from appliance.clock import monotonic, unix_seconds
-from appliance.config import Config, is_loopback, load_config
+from appliance.config import Config, data_dir, is_loopback, load_config
 from appliance.engine import placement as places
+from appliance.engine import trial
 from appliance.engine.child import Child
 from appliance.engine.client import EngineClient
+from appliance.engine.fake_encoder import FakeEncoder, is_fake_encoder
 from appliance.engine.supervisor import Supervisor
 from appliance.engine.topology import observed_placement, read_topology
 from appliance.engine.worker import WorkerSettings
@@ -24,6 +30,12 @@ from appliance.integrity import HashCache
 from appliance.logs import configure, log
 from appliance.metrics import Gauge, Metrics
 from appliance.pipeline import Engine, Pipeline
+from appliance.storage import in_words as in_sentence
+from appliance.trials import FILE as TRIALS_FILE
+from appliance.trials import Trials, fastest, in_words
+
+ENCODER_REQUESTS = 64
+"""Requests an encoder is given at once: it makes batches of whatever is there."""
 
 
 class Services:
@@ -39,21 +51,31 @@ class Services:
         self._reload_config = reload_config
         models = catalog.entries(config)
         hashes = catalog.hash_cache(config)
+        beside = catalog.embedder(config, models)
+        tasks = {entry.name: _task(entry) for entry in (*models, *filter(None, [beside]))}
         self.topology = read_topology()
-        self.placement = places.plan_threads(
-            self.topology, config.threads or None, config.cpus or None, children=max(1, len(models))
-        )
-        engines = {
-            entry.name: self._engine(entry, place, hashes)
-            for entry, place in zip(models, self.placement.children, strict=False)
-        }
+        cores = self._cores([entry.name for entry in models], tasks)
+        engines = {entry.name: self._engine(entry, cores[entry.name], hashes, tasks[entry.name]) for entry in models}
+        if beside:
+            engines[beside.name] = self._engine(beside, cores[beside.name], hashes, tasks[beside.name], aside=True)
         self.pipeline = Pipeline(engines, self.metrics, timeout_s=config.request_timeout_s)
         self.metrics.add_source(self._gauges)
 
-    def _engine(self, entry: catalog.ModelEntry, place: places.ChildPlacement, hashes: HashCache) -> Engine:
+    def _cores(self, asked: list[str], tasks: dict[str, str]) -> dict[str, places.ChildPlacement]:
+        """Where each model runs; makes the plan. Models that generate divide the box, encoders share what they leave; where
+        nothing generates, the encoders that were asked for divide it."""
+        first = [name for name in asked if tasks[name] == "generate"] or asked
+        others = [name for name in tasks if name not in first]
+        wishes = self.config.threads or None, self.config.cpus or None
+        self.placement = places.plan_threads(self.topology, *wishes, children=max(1, len(first)), encoders=len(others))
+        return dict(zip([*first, *others], (*self.placement.children, *self.placement.encoders), strict=False))
+
+    def _engine(
+        self, entry: catalog.ModelEntry, place: places.ChildPlacement, hashes: HashCache, task: str, aside: bool = False
+    ) -> Engine:
         config = self.config
         settings = WorkerSettings(
-            engine=config.engine,
+            engine=entry.engine,
             name=entry.name,
             path=str(entry.path),
             context_tokens=config.ctx_size,
@@ -68,32 +90,51 @@ class Services:
             type_v=config.cache_type_v,
             flash_attn=config.flash_attn,
             mlock=config.mlock,
+            shared=place.shared,
             fake_step_s=float(os.environ.get("APPLIANCE_FAKE_STEP_S", "0")),
         )
         environment = places.child_environment(place)
         client = EngineClient()
+        form = Form(entry, settings, environment, hashes, Trials(data_dir(config) / TRIALS_FILE), self.topology.cpu_key)
         supervisor = Supervisor(
             entry.name,
-            lambda: Child(settings, environment),
+            lambda: Child(form.settings, environment),
             client,
             hang_timeout_s=config.hang_timeout_s,
             load_timeout_s=config.load_timeout_s,
             log=log,
-            check=lambda stopping: catalog.verify_before_load(entry, hashes, stopping),
+            check=form.check,
         )
-        return Engine(supervisor, client, Admission(config.parallel, config.queue_size))
+        admission = Admission(config.parallel if task == "generate" else ENCODER_REQUESTS, config.queue_size)
+        return Engine(supervisor, client, admission, task, aside, Once(supervisor.start) if aside else lambda: None)
 
     @property
     def supervisors(self) -> list[Supervisor]:
         """One for each model, in order."""
         return [engine.supervisor for engine in self.pipeline.engines.values()]
 
+    @property
+    def asked_for(self) -> list[Supervisor]:
+        """Those of the models that were asked for: they are loaded at the start, and without any of them there is no service."""
+        return [engine.supervisor for engine in self.pipeline.engines.values() if not engine.aside]
+
+    @property
+    def most_requests(self) -> int:
+        """How many requests may wait for the engines or be with them, each with a thread."""
+        decoders = [engine for engine in self.pipeline.engines.values() if engine.papers == "generate"]
+        encoders = len(self.pipeline.engines) - len(decoders)
+        inside = len(decoders) * self.config.parallel * 2 + encoders * ENCODER_REQUESTS * 5 // 4
+        return inside + len(self.pipeline.engines) * self.config.queue_size
+
     def start(self) -> None:
-        """Begin loading the models; returns at once."""
+        """Begin loading the models that were asked for; returns at once."""
         for note in self.placement.notes:
             log("info", note)
-        for supervisor in self.supervisors:
+        for supervisor in self.asked_for:
             supervisor.start()
+        for name, engine in self.pipeline.engines.items():
+            if engine.aside:
+                log("info", f"{name} is served as well; the first request that needs it starts its engine.")
 
     def reload(self) -> None:
         """Take over what can change while running. An invalid configuration is told and the old one kept."""
@@ -137,6 +178,64 @@ class Services:
         memory = psutil.Process().memory_info().rss
         yield "appliance_web_memory_bytes", "Resident memory of the web worker.", [({}, memory)]
         yield from _llama_names(self.metrics, self.pipeline.engines)
+
+
+class Form:
+    """In which form a model is loaded: as it was named, or as its twin in ONNX where that is faster here."""
+
+    def __init__(
+        self, entry: catalog.ModelEntry, settings: WorkerSettings, environment: Mapping[str, str], hashes: HashCache, trials: Trials, cpu: str
+    ) -> None:
+        self.settings = settings
+        self._entry, self._given, self._environment = entry, settings, environment
+        self._hashes, self._trials, self._cpu = hashes, trials, cpu
+
+    def check(self, stopping: Callable[[], bool]) -> None:
+        """Choose, and look at the files that will be loaded. For the supervisor's thread, before each start of a child.
+
+        Raises ModelFileError, or Draining.
+        """
+        entry, twin = self._entry, self._entry.twin
+        catalog.verify_before_load(entry, self._hashes, stopping)
+        if twin is None:
+            return
+        catalog.verify_before_load(twin, self._hashes, stopping)
+        forms = {"llama": replace(self._given, engine="llama"), "onnx": replace(self._given, engine="onnx", path=str(twin.path))}
+        rates = self._trials.rates(
+            self._key(entry.path, twin.path / catalog.ONNX_FILE, stopping),
+            {engine: partial(trial.run, form, self._environment, stopping) for engine, form in forms.items()},
+        )
+        chosen = fastest(rates)
+        self.settings = forms[chosen]
+        log("info", f"{entry.name} is served by {in_words(rates, chosen)}.")
+
+    def _key(self, gguf: Path, onnx: Path, stopping: Callable[[], bool]) -> str:
+        try:
+            hashes = [self._hashes.sha256(path, stopping=stopping)[0][:16] for path in (gguf, onnx)]
+        except OSError as error:
+            raise in_sentence(error, f"Reading {gguf}") from None
+        given = self._given
+        return " ".join([*hashes, self._cpu, f"{given.threads} threads", f"{given.sequences} sequences", f"{given.context_tokens} tokens"])
+
+
+class Once:
+    """Does something when it is first called, whoever calls it."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._work: Callable[[], None] | None = work
+        self._lock = threading.Lock()
+
+    def __call__(self) -> None:
+        with self._lock:
+            work, self._work = self._work, None
+            if work:
+                work()
+
+
+def _task(entry: catalog.ModelEntry) -> str:
+    if entry.engine == "fake":
+        return FakeEncoder(entry.name).info.task if is_fake_encoder(entry.name) else "generate"
+    return catalog.task_of(entry)
 
 
 def _engine_gauges(engines: dict[str, Engine]) -> Iterator[Gauge]:

@@ -16,6 +16,7 @@ def add(commands: Any) -> None:
         "topology", help="show the CPUs and where engine threads go", description=__doc__, allow_abbrev=False
     )
     parser.add_argument("--models", type=int, default=1, metavar="N", help="plan for this many models (default: 1)")
+    parser.add_argument("--encoders", type=int, default=0, metavar="N", help="and this many that embed, rerank or classify beside them")
     parser.add_argument("-t", "--threads", type=int, default=None, metavar="N", help="threads of each engine")
     parser.add_argument("--cpus", default=None, metavar="LIST", help="CPUs for the engines, such as 0-3,8")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -25,6 +26,6 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the plan. Raises ConfigError for wishes that cannot be met."""
     topology = read_topology()
-    placement = plan_threads(topology, arguments.threads, arguments.cpus, children=arguments.models)
+    placement = plan_threads(topology, arguments.threads, arguments.cpus, children=arguments.models, encoders=arguments.encoders)
     print(json.dumps(to_json(topology, placement), indent=2) if arguments.json else describe(topology, placement))
     return 0

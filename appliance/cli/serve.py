@@ -60,17 +60,20 @@ def run(arguments: argparse.Namespace) -> int:
     models = catalog.entries(config)
     if not models:
         raise InvalidRequest(
-            "There is no model to serve.", remedy="Name a GGUF file: appliance serve --model /path/to/model.gguf"
+            "There is no model to serve.", remedy="Name a GGUF file, a folder or a name: appliance serve --model /path/to/model.gguf"
         )
     for entry in models:
         if entry.model:
             catalog.check_servable(entry.model)
-    missing = [entry.path for entry in models if config.engine == "llama" and not entry.model and not os.path.exists(entry.path)]
+    missing = [entry.path for entry in models if entry.engine != "fake" and not entry.model and not os.path.exists(entry.path)]
     if missing:
         remedy = "Check the path given to --model, or copy the file there."
         if missing[0].name == str(missing[0]):
             remedy = "Nor does the catalog have a model of that name: appliance models list. " + remedy
         raise ModelFileMissing(f"There is no model file at {missing[0]}.", remedy=remedy)
+    for entry in models:
+        if entry.engine != "fake" and not entry.model and os.path.isdir(entry.path):
+            catalog.check_folder(entry.path)
     from appliance.server import run as serve  # imports gunicorn: only when it is needed
 
     return serve(config, lambda: configuration(arguments))

@@ -5,19 +5,24 @@ from __future__ import annotations
 from flask import Flask, Response, g, request
 
 from appliance.http import (
+    classify,
     errors,
     health,
     linger,
     openai_chat,
     openai_completions,
+    openai_embeddings,
     openai_models,
     openai_tokens,
     openapi,
+    rerank,
 )
 from appliance.http.contract import Services, is_public
 from appliance.http.request_log import Story, request_id
 
-FAMILIES = (openai_models, openai_chat, openai_completions, openai_tokens, health, openapi)
+GENERATING = (openai_chat, openai_completions)
+ENCODING = (openai_embeddings, rerank, classify)
+FAMILIES = (openai_models, *GENERATING, *ENCODING, openai_tokens, health, openapi)
 
 
 def create_app(services: Services) -> Flask:

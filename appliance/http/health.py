@@ -47,7 +47,8 @@ def blueprint(services: Services) -> Blueprint:
         ]
         for name in stuck:
             states[name]["reason"] = "work is waiting and no step was completed for a while"
-        if error is None and all(name in stuck or s["state"] != "ready" for name, s in states.items()):
+        asked = {name: states[name] for name, engine in services.pipeline.engines.items() if not engine.aside}
+        if error is None and all(name in stuck or state["state"] != "ready" for name, state in asked.items()):
             error = ModelFailed(f"The engine of {', '.join(stuck)} does not move.", retry_after_s=5)
         if error is None:
             return reply({"status": "ready", "models": states})
@@ -71,7 +72,7 @@ def why_not_ready(services: Services) -> ApplianceError | None:
     engines = services.pipeline.engines
     if services.pipeline.draining:
         return Draining("The service is stopping.", retry_after_s=10)
-    states = {name: engine.supervisor.status for name, engine in engines.items()}
+    states = {name: engine.supervisor.status for name, engine in engines.items() if not engine.aside}
     if any(status.state == "ready" for status in states.values()):
         return None
     for name, status in states.items():
@@ -91,7 +92,8 @@ def model_state(engine: Engine) -> dict[str, Any]:
     info = status.info
     return {
         "state": status.state,
-        "reason": status.reason,
+        "task": engine.task,
+        "reason": status.reason or ("the first request for it starts it" if engine.aside and status.state == "absent" else ""),
         "phase": status.phase,
         "progress": status.progress,
         "restarts": dict(status.restarts),

@@ -20,8 +20,8 @@ def read_body() -> dict[str, Any]:
 
 
 def origin(services: Services, body: dict[str, Any], prefix: str) -> schemas.Origin:
-    """Where a request comes from and which model it means. Raises ModelNotFound."""
-    model = services.pipeline.resolve(schemas.model_name(body))
+    """Where a request for a generation comes from and which model it means. Raises ModelNotFound, or InvalidRequest."""
+    model = services.pipeline.resolve(schemas.model_name(body), ("generate",))
     return schemas.Origin(
         id=prefix + secrets.token_hex(12),
         model=model,

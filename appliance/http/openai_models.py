@@ -33,8 +33,9 @@ def blueprint(services: Services) -> Blueprint:
 
 
 def model_object(services: Services, name: str) -> dict[str, Any]:
-    """OpenAI's model object with llama-server's `meta`, which is null until the model is loaded."""
-    info = services.pipeline.engines[name].supervisor.status.info
+    """OpenAI's model object with its task, and with llama-server's `meta`, which is null until the model is loaded."""
+    engine = services.pipeline.engines[name]
+    info = engine.supervisor.status.info
     meta = info and {
         "n_ctx": info.context_tokens,
         "n_ctx_train": info.trained_context_tokens,
@@ -42,10 +43,16 @@ def model_object(services: Services, name: str) -> dict[str, Any]:
         "n_vocab": info.vocabulary,
         "size": info.size_bytes,
     }
-    return {
+    found = {
         "id": name,
         "object": "model",
         "created": services.started_unix,
         "owned_by": "appliance",
+        "task": engine.task,
         "meta": meta,
     }
+    if engine.task == "embed":
+        found["dimensions"] = info.dimensions if info else None
+    if engine.task in ("classify", "tokens"):
+        found["labels"] = list(info.labels) if info else None
+    return found

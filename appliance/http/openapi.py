@@ -7,9 +7,13 @@ from typing import Any
 from flask import Blueprint, Response
 
 from appliance.http.answering import reply
+from appliance.http.classify import MAX_LABELS
 from appliance.http.contract import Services
+from appliance.http.encoding import MAX_TEXTS
 from appliance.http.fields import INT32_MAX, SAMPLING_FIELDS
+from appliance.http.openai_embeddings import FORMATS, KINDS
 from appliance.http.schemas import MAX_STOP_CHARS, MAX_STOPS, MAX_TOP_LOGPROBS, ROLES
+from appliance.routing import TASKS
 
 Schema = dict[str, Any]
 STRING: Schema = {"type": "string"}
@@ -118,6 +122,16 @@ def _paths() -> Schema:
 
     generating("/chat/completions", "ChatCompletion", "Answer a conversation.")
     generating("/completions", "Completion", "Continue a text.")
+    for path, name, text in (
+        ("embeddings", "Embeddings", "A vector for each text."),
+        ("rerank", "Rerank", "How well documents fit a query, the best first."),
+        ("classify", "Classify", "The label of each text, or its entities."),
+    ):
+        for prefix, more in (("/v1", ""), ("/v2", "V2"), ("", "Short")):
+            if prefix != "/v2" or path == "rerank":
+                statuses = (*posting, "429")
+                operation = _operation(path + more, text, _ref(f"{name}Answer"), statuses, f"{name}Request", parameters=[priority])
+                paths[f"{prefix}/{path}"] = {"post": operation}
     for prefix in ("/v1", ""):
         short = "" if prefix else "Short"
         paths[f"{prefix}/models"] = {
@@ -225,9 +239,12 @@ def _schemas() -> Schema:
             "object": {"const": "model"},
             "created": COUNT,
             "owned_by": STRING,
+            "task": {"enum": list(TASKS)},
+            "dimensions": _optional(COUNT),
+            "labels": _optional({"type": "array", "items": STRING}),
             "meta": _optional({"type": "object"}),
         },
-        ("id", "object", "created", "owned_by"),
+        ("id", "object", "created", "owned_by", "task"),
     )
     return {
         "Error": _object({"error": _error_object()}, ("error",)),
@@ -267,8 +284,66 @@ def _schemas() -> Schema:
         "DetokenizeAnswer": _object({"content": STRING}, ("content",)),
         "ApplyTemplateRequest": _object({"model": model_name, "messages": messages}, ("messages",)),
         "ApplyTemplateAnswer": _object({"prompt": STRING}, ("prompt",)),
+        **_encoding(prompt),
         "Status": _object({"status": STRING}, ("status",)),
         "Readiness": _object({"status": STRING, "models": {"type": "object"}}, ("status",)),
+    }
+
+
+def _encoding(token_texts: Schema) -> Schema:
+    """The bodies of the endpoints of encoders."""
+    full = {**TEXT, "minLength": 1}
+    listed = {"type": "array", "items": full, "minItems": 1, "maxItems": MAX_TEXTS}
+    texts: Schema = {"anyOf": [full, listed]}
+    usage = _object({"prompt_tokens": COUNT, "total_tokens": COUNT}, ("prompt_tokens", "total_tokens"))
+    cut = {"anyOf": [BOOLEAN, {"enum": ["END", "NONE"]}, {"type": "null"}], "description": "Cut a text that is too long."}
+    head = {"model": _optional({**STRING, "description": "Absent: the first model that is for this."}), "truncate": cut}
+    whole = {"id": STRING, "object": {"const": "list"}, "model": STRING, "usage": usage}
+    number = {"type": "number"}
+
+    def rows(**fields: Schema) -> Schema:
+        return {"type": "array", "items": _object({"index": COUNT, **fields}, ("index",))}
+
+    document = {"anyOf": [full, _object({"text": full}, ("text",))]}
+    vector = {"anyOf": [{"type": "array", "items": number}, {**STRING, "description": "base64 of little-endian float32."}]}
+    entity = _object({"label": STRING, "score": number, "start": COUNT, "end": COUNT, "text": STRING})
+    return {
+        "EmbeddingsRequest": _object(
+            {
+                "input": {**token_texts, "description": f"A text, token ids, or a list of either, at most {MAX_TEXTS}."},
+                **head,
+                "encoding_format": _optional({"enum": list(FORMATS)}),
+                "dimensions": _optional({"type": "integer", "minimum": 1, "description": "Keep only so many, at length one."}),
+                "input_type": _optional({"enum": list(KINDS), "description": "Chooses the model's prompt, if it has some."}),
+                "task": _optional({"enum": list(KINDS), "description": "Jina's name for input_type."}),
+            },
+            ("input",),
+        ),
+        "EmbeddingsAnswer": _object({**whole, "data": rows(object={"const": "embedding"}, embedding=vector)}),
+        "RerankRequest": _object(
+            {
+                "query": full,
+                "documents": {"type": "array", "items": document, "minItems": 1, "maxItems": MAX_TEXTS},
+                **head,
+                "top_n": _optional({"type": "integer", "minimum": 1}),
+                "return_documents": _optional(BOOLEAN),
+            },
+            ("query", "documents"),
+        ),
+        "RerankAnswer": _object({**whole, "results": rows(relevance_score=number, document=_object({"text": STRING}))}),
+        "ClassifyRequest": _object(
+            {
+                "input": texts,
+                **head,
+                "labels": _optional({"anyOf": [full, {**listed, "maxItems": MAX_LABELS}], "description": "For zero-shot models."}),
+                "multi_label": _optional({**BOOLEAN, "description": "Each label by itself instead of one of them."}),
+                "template": _optional({**STRING, "pattern": r"\{\}", "description": "What is judged; {} is the label."}),
+            },
+            ("input",),
+        ),
+        "ClassifyAnswer": _object(
+            {**whole, "data": rows(label=STRING, score=number, scores={"type": "object"}, entities={"type": "array", "items": entity})}
+        ),
     }
 
 

@@ -71,6 +71,20 @@ class Tally:
 
 
 @dataclass(slots=True)
+class Encoded:
+    """Counts what an encoder is asked: texts, and their tokens once it has answered."""
+
+    model: str
+    texts: int
+    tokens: int | None = None
+
+    def fields(self) -> dict[str, object]:
+        """What the log line says; numbers only, never text."""
+        found: dict[str, object] = {"model": self.model, "texts": self.texts}
+        return found if self.tokens is None else found | {"prompt_tokens": self.tokens}
+
+
+@dataclass(slots=True)
 class Story:
     """One request. `stream_open` is true from the commitment to a stream until its last byte was made."""
 
@@ -83,7 +97,7 @@ class Story:
     body_read: bool = False
     quiet: bool = False
     stream_open: bool = False
-    tally: Tally | None = None
+    tally: Tally | Encoded | None = None
     began: float = field(init=False)
 
     def __post_init__(self) -> None:

@@ -92,9 +92,12 @@ def _onnx_facts(folder: Path, main: str, licence: str) -> Facts:
     config = config if isinstance(config, dict) else {}
     made_for = " ".join(str(word) for word in config.get("architectures") or [] if isinstance(word, str))
     task: Task = "embed"
-    if "CausalLM" in made_for or "LMHead" in made_for:
+    if "CausalLM" in made_for or "LMHead" in made_for or (not made_for and (folder / "genai_config.json").exists()):
         task = "generate"
     elif "SequenceClassification" in made_for:
+        labels = config.get("id2label")
+        task = "rerank" if isinstance(labels, dict) and len(labels) == 1 else "classify"  # one number: how well two texts fit
+    elif "TokenClassification" in made_for:
         task = "classify"
     context = config.get("max_position_embeddings")
     return Facts(

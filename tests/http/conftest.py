@@ -23,7 +23,9 @@ from appliance.config import SETTINGS, Config
 from appliance.engine.channel import Channel, ChannelClosed
 from appliance.engine.child import Death
 from appliance.engine.client import EngineClient
+from appliance.engine.encoder_loop import EncoderLoop
 from appliance.engine.fake_backend import FakeBackend
+from appliance.engine.fake_encoder import FakeEncoder, is_fake_encoder
 from appliance.engine.loop import Loop
 from appliance.engine.messages import Booting, Ready, Refused
 from appliance.engine.supervisor import Supervisor
@@ -31,6 +33,7 @@ from appliance.errors import ModelFileError
 from appliance.http.create_app import create_app
 from appliance.metrics import Metrics
 from appliance.pipeline import Engine, Pipeline
+from appliance.services import Once
 
 FIELDS = {"message", "type", "param", "code"}
 
@@ -47,12 +50,12 @@ class ThreadChild:
 
     pid = os.getpid()
 
-    def __init__(self, backend: FakeBackend, gate: threading.Event, refuse: str) -> None:
+    def __init__(self, backend: FakeBackend | FakeEncoder, gate: threading.Event, refuse: str) -> None:
         ours, theirs = socket.socketpair()
         self.channel = Channel(ours)
         self._socket = theirs
         self._backend, self._gate, self._refuse = backend, gate, refuse
-        self.loop: Loop | None = None
+        self.loop: Loop | EncoderLoop | None = None
         self._thread = threading.Thread(target=self._run, name="fake-engine")
         self._thread.start()
 
@@ -64,7 +67,10 @@ class ThreadChild:
                 return
             link.send(Booting("reading weights", 0.5))
             self._gate.wait()
-            self.loop = Loop(self._backend, link, monotonic, stall_s=0.2, batch_tokens=512, store_bytes=0)
+            if isinstance(self._backend, FakeEncoder):
+                self.loop = EncoderLoop(self._backend, link, monotonic)
+            else:
+                self.loop = Loop(self._backend, link, monotonic, stall_s=0.2, batch_tokens=512, store_bytes=0)
             link.send(Ready(asdict(replace(self._backend.info, threads=1, cpus=(0,)))))
             while not self.loop.stopping:
                 self.loop.step()
@@ -104,6 +110,7 @@ class Service:
         self,
         *,
         models: tuple[str, ...] = ("fake",),
+        aside: str = "",
         step_s: float = 0.0,
         sequences: int = 4,
         context_tokens: int = 512,
@@ -121,20 +128,29 @@ class Service:
         if loaded:
             self.gate.set()
         engines = {}
-        for name in models:
+        for name in (*models, *filter(None, [aside])):
             client = EngineClient()
 
             def start(name: str = name) -> ThreadChild:
-                backend = FakeBackend(name, sequences=sequences, context_tokens=context_tokens, step_s=step_s)
+                backend: FakeBackend | FakeEncoder
+                if is_fake_encoder(name):
+                    backend = FakeEncoder(name, step_s=step_s)
+                else:
+                    backend = FakeBackend(name, sequences=sequences, context_tokens=context_tokens, step_s=step_s)
                 self.children.append(ThreadChild(backend, self.gate, refuse))
                 return self.children[-1]
 
             supervisor = Supervisor(
                 name, start, client, hang_timeout_s=30, load_timeout_s=30, log=lambda level, words: None
             )
-            engines[name] = Engine(supervisor, client, Admission(sequences, self.config.queue_size))
+            admission = Admission(sequences, self.config.queue_size)
+            task = FakeEncoder(name).info.task if is_fake_encoder(name) else "generate"
+            wake = Once(supervisor.start) if name == aside else lambda: None
+            engines[name] = Engine(supervisor, client, admission, task, name == aside, wake)
         self.pipeline = Pipeline(engines, self.metrics, timeout_s=self.config.request_timeout_s)
         for engine in engines.values():
+            if engine.aside:
+                continue
             engine.supervisor.start()
             if loaded and not refuse:
                 engine.supervisor.wait_ready(5)
@@ -184,6 +200,14 @@ def shared_client() -> Iterator[FlaskClient]:
     """A client for the many tests that are refused before anything happens."""
     service = Service()
     yield service.client
+    service.stop()
+
+
+@pytest.fixture(scope="module")
+def encoders() -> Iterator[Service]:
+    """A generator and one encoder of each kind, for the many tests that only ask."""
+    service = Service(models=("fake", "embed", "rerank", "classify", "nli", "tokens"))
+    yield service
     service.stop()
 
 

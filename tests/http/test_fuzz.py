@@ -6,10 +6,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-ROUTES = ["/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"]
+ENCODERS = ["/v1/embeddings", "/v1/rerank", "/v1/classify"]
+ROUTES = ["/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize", *ENCODERS]
 NAMES = """model messages prompt max_tokens max_completion_tokens temperature top_p top_k min_p typical_p repeat_penalty
 presence_penalty frequency_penalty repeat_last_n seed logit_bias stop n logprobs top_logprobs stream stream_options
-response_format tools tool_choice echo suffix best_of content text tokens with_pieces add_special role type""".split()
+response_format tools tool_choice echo suffix best_of content text tokens with_pieces add_special role type
+input encoding_format dimensions input_type truncate query documents top_n return_documents labels multi_label template""".split()
 # What the scripted engine obeys would end the test process.
 TEXT = st.text(st.characters(codec=None, exclude_categories=()), max_size=8).map(lambda s: s.replace("!", "?"))
 NUMBERS = st.one_of(st.integers(-3, 300), st.integers(), st.floats())
@@ -42,6 +44,12 @@ GOOD = {
     "stream": st.booleans(),
     "content": TEXT,
     "tokens": st.lists(st.integers(0, 300), max_size=5),
+    "input": TEXT | st.lists(TEXT, max_size=4) | st.lists(st.integers(0, 300), max_size=5),
+    "dimensions": st.integers(1, 40),
+    "query": TEXT,
+    "documents": st.lists(TEXT, max_size=4),
+    "top_n": st.integers(1, 5),
+    "truncate": st.booleans(),
 }
 BODIES = st.one_of(
     VALUES,
@@ -57,7 +65,8 @@ BODIES = st.one_of(
 
 @pytest.mark.parametrize("route", ROUTES)
 def test_no_body_makes_a_server_error(make_service, wait_for, route):
-    service = make_service(context_tokens=64)
+    models = ("fake", "embed", "rerank", "nli") if route in ENCODERS else ("fake",)
+    service = make_service(models=models, context_tokens=64)
     client = service.client
 
     @settings(suppress_health_check=list(HealthCheck))
@@ -73,7 +82,7 @@ def test_no_body_makes_a_server_error(make_service, wait_for, route):
         wait_for(lambda: service.outstanding() == 0)
 
     posted()
-    assert len(service.children) == 1, "the engine died"
+    assert len(service.children) == len(models), "the engine died"
 
 
 @pytest.mark.parametrize("route", ROUTES)

@@ -91,6 +91,31 @@ def test_the_streaming_helper_puts_the_answer_together(ai):
         assert stream.get_final_completion().choices[0].message.content == "echo: hello"
 
 
+@pytest.mark.parametrize("form", [openai.NOT_GIVEN, "float", "base64"])  # it asks for base64 by itself, and decodes that
+def test_embeddings(connect, make_service, form):
+    ai = connect(make_service(models=("fake", "embed")))
+    ai._strict_response_validation = form == "float"  # the client's type knows no base64, which it decodes only afterwards
+    answer = ai.embeddings.create(model="embed", input=["a cat", "a dog", "a cat"], encoding_format=form, dimensions=16, user="me")
+    first, second, third = (row.embedding for row in answer.data)
+    if form == "base64":
+        assert isinstance(first, str) and first == third
+    else:
+        assert len(first) == 16 and sum(x * x for x in first) == pytest.approx(1, abs=1e-5)
+    assert first == third != second
+    assert (answer.model, answer.usage.prompt_tokens, answer.usage.total_tokens) == ("embed", 12, 12)
+
+
+def test_embeddings_of_token_ids_and_refusals(connect, make_service):
+    ai = connect(make_service(models=("embed",)))
+    ai._strict_response_validation = False
+    assert len(ai.embeddings.create(model="", input=[[1, 2, 3], [4]]).data) == 2
+    with pytest.raises(openai.BadRequestError) as caught:
+        ai.embeddings.create(model="embed", input=["a", ""])
+    assert caught.value.param == "input[1]"
+    with pytest.raises(openai.NotFoundError):
+        ai.embeddings.create(model="text-embedding-3-small", input="a")
+
+
 def test_leaving_a_stream_early_cancels_the_work(connect, make_service, wait_for):
     service = make_service(step_s=0.005, context_tokens=4096)
     long = [{"role": "user", "content": "!long"}]

@@ -88,12 +88,16 @@ def test_an_unknown_flag():
     assert done.returncode == 64 and "Did you mean --model?" in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [("serve", "--port", "0", "--model"), ("models", "use")])
-def test_a_model_of_the_catalog_that_no_engine_serves_yet(arguments, tmp_path):
-    done = command(*arguments, "minilm-l6-int8", environment={"APPLIANCE_DATA_DIR": str(tmp_path)})
-    assert done.returncode == 65, done.stderr
-    assert "minilm-l6-int8 is an ONNX model for the task embed" in one_sentence(done.stderr)
-    assert not list(tmp_path.iterdir())
+def test_a_folder_that_is_no_model(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    done = command("serve", "--port", "0", "--model", str(tmp_path))
+    assert done.returncode == 65 and "has no model.onnx" in one_sentence(done.stderr)
+    assert "appliance models convert" in done.stderr
+
+
+def test_an_embedder_that_is_not_there(tiny):
+    done = command("serve", "--port", "0", "--model", str(tiny), "--embedder", "nowhere")
+    assert done.returncode == 78 and "embedder = 'nowhere': the catalog has no such model." in one_sentence(done.stderr)
 
 
 def test_no_model_at_all():

@@ -10,7 +10,7 @@ import time
 import openai
 import psutil
 import pytest
-from fakes import wait_until
+from fakes import ROOT, wait_until
 
 from appliance.engine.placement import plan_threads
 from appliance.engine.topology import observed_placement, read_topology
@@ -36,7 +36,7 @@ def test_a_model_is_served_from_start_to_first_token_in_seconds(running_server, 
 def test_the_openai_client_gets_whole_and_streamed_answers(running_server, tiny):
     server = running_server("--model", str(tiny), "--alias", "small", "--ctx-size", "1024")
     with client(server) as ai:
-        assert [model.id for model in ai.models.list()] == ["small"]
+        assert [model.id for model in ai.models.list()] == ["small", "minilm-l6-int8"]
         ask = dict(model="small", messages=[{"role": "user", "content": "Tell me"}], temperature=0, max_tokens=900)
         whole = ai.chat.completions.create(**ask)
         with ai.chat.completions.create(**ask, stream=True, stream_options={"include_usage": True}) as stream:
@@ -58,17 +58,47 @@ def test_two_models_are_served_side_by_side_on_cores_of_the_plan(running_server,
     other.write_bytes(tiny.read_bytes())
     server = running_server("--model", str(tiny), "--model", str(other))
     plan = plan_threads(read_topology(), children=2)
-    wait_until(lambda: all(m["state"] == "ready" for m in server.models().values()), what="both models")
+    wait_until(lambda: [m["state"] for m in server.models().values()] == ["ready", "ready", "absent"], what="both models")
     answers = {name: server.chat("Hi", model=name, max_tokens=8) for name in ("tiny", "other")}
     assert answers["tiny"].text == answers["other"].text and answers["other"].json["model"] == "other"
     assert server.chat("Hi", model="third").status == 404
     assert len(server.family()) == 4
-    for (name, state), place in zip(server.models().items(), plan.children, strict=True):
+    for (name, state), place in zip(list(server.models().items())[:2], plan.children, strict=True):
         threads = observed_placement(state["pid"])
         assert (tuple(state["cpus"]), state["threads"]) == (place.cpus, place.threads), name
         assert len(threads) >= place.threads and all(set(t.allowed_cpus) <= set(place.cpus) for t in threads), threads
         if place.pinned and not place.shared:
             assert {t.allowed_cpus for t in threads} >= {(cpu,) for cpu in place.cpus}, threads
+
+
+def test_the_embedder_is_there_when_somebody_needs_it_and_takes_no_core_before(running_server, tiny):
+    server = running_server("--model", str(tiny))
+    assert len(server.family()) == 3 and server.models()["minilm-l6-int8"]["state"] == "absent"
+    with client(server) as ai:
+        began = time.monotonic()
+        first = ai.embeddings.create(model="", input=["How do I reset my password?", "I forgot my password.", "The soup is hot."])
+        print(f"the first vectors after {time.monotonic() - began:.2f} s")
+    one, two, three = (row.embedding for row in first.data)
+    assert first.model == "minilm-l6-int8" and len(one) == 384
+    near, far = (sum(a * b for a, b in zip(one, other, strict=True)) for other in (two, three))
+    assert near > 0.5 > far
+    state = server.models()["minilm-l6-int8"]
+    (place,) = plan_threads(read_topology(), encoders=1).encoders
+    assert (tuple(state["cpus"]), state["threads"], state["task"]) == (place.cpus, place.threads, "embed")
+    assert server.chat("Hi", max_tokens=2).json["model"] == "tiny", "the chat model stays the default"
+    assert server.gauge("appliance_encoded_texts_total") == 3
+    os.kill(state["pid"], signal.SIGKILL)
+    again = server.request("POST", "/v1/embeddings", {"input": "How do I reset my password?"})
+    wait_until(lambda: server.request("POST", "/v1/embeddings", {"input": "x"}).status == 200, what="the next engine")
+    assert again.status in (200, 503) and server.models()["minilm-l6-int8"]["restarts"] == {"stopped": 1}
+
+
+def test_a_folder_with_an_onnx_model_is_served_by_its_path(running_server):
+    server = running_server("--model", str(ROOT / "models" / "minilm-l6-int8"), "--alias", "vectors")
+    assert list(server.models()) == ["vectors"], "the same model once"
+    answer = server.request("POST", "/v1/embeddings", {"input": "x", "model": "vectors", "dimensions": 3})
+    assert len(answer.json["data"][0]["embedding"]) == 3
+    assert server.chat("Hi").status == 404
 
 
 def test_one_model_has_a_pinned_thread_on_each_core_of_the_plan(running_server, tiny):

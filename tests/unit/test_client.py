@@ -14,6 +14,7 @@ from appliance.engine.messages import Answer, Ask, Cancel, Frame, Generate
 from appliance.errors import (
     ApplianceError,
     Cancelled,
+    DeadlineExceeded,
     Draining,
     EngineLost,
     InvalidRequest,
@@ -316,6 +317,33 @@ def test_a_question_without_a_child_or_an_answer_is_unavailable(peer):
     peer.attach()
     with pytest.raises(Unavailable, match=r"0\.05 s"):
         peer.client.ask("tokenize", {}, 0.05)
+    assert peer.client.outstanding() == 0
+
+
+def test_a_question_that_nobody_waits_for_any_more_is_cancelled(peer, monkeypatch):
+    monkeypatch.setattr("appliance.engine.client.LOOK_S", 0.01)
+    peer.attach()
+    looks = iter([False, False, True])
+    with pytest.raises(Cancelled):
+        peer.client.ask("embed", {}, float("inf"), lambda: next(looks))
+
+    def overdue() -> bool:
+        raise DeadlineExceeded("Too late.")
+
+    with pytest.raises(DeadlineExceeded):
+        peer.client.ask("embed", {}, float("inf"), overdue)
+    with pytest.raises(Unavailable):
+        peer.client.ask("embed", {}, 0.02)
+    sent = peer.received()
+    assert [type(m) for m in sent] == [Ask, Cancel] * 3
+    assert all(sent[n].id == sent[n + 1].id for n in (0, 2, 4)) and peer.client.outstanding() == 0
+
+
+def test_an_answer_that_comes_after_its_question_was_left_is_ignored(peer):
+    peer.attach()
+    with pytest.raises(Unavailable):
+        peer.client.ask("embed", {}, 0.0)
+    peer.client.take(Answer("q1", {}))
     assert peer.client.outstanding() == 0
 
 

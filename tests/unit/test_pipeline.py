@@ -8,7 +8,7 @@ import pytest
 
 from appliance import pipeline as pipeline_module
 from appliance.admission import Admission
-from appliance.errors import DeadlineExceeded, ModelLoading, QueueFull
+from appliance.errors import Cancelled, DeadlineExceeded, Draining, EngineLost, ModelLoading, QueueFull
 from appliance.metrics import Metrics
 from appliance.pipeline import LAG_LIMIT_S, Engine, Pipeline
 from appliance.types import Delta, Finished, GenerationRequest, Sampling, TextPrompt, Usage, Waiting
@@ -19,6 +19,7 @@ class Client:
 
     def __init__(self, deltas: int = 3, ends: bool = True) -> None:
         self.deltas, self.ends, self.cancelled = deltas, ends, []
+        self.answers = [None]
 
     def submit(self, ask, index, deliver):
         for _ in range(self.deltas):
@@ -29,8 +30,16 @@ class Client:
     def cancel(self, request_id):
         self.cancelled.append(request_id)
 
-    def ask(self, what, args, timeout_s):
-        return what
+    def ask(self, what, args, timeout_s, gone=None):
+        if what != "embed":
+            return what
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        if callable(answer):
+            answer()
+            gone()
+        return {"tokens": [3] * len(args["inputs"])}
 
 
 def never_ready(timeout_s):
@@ -111,3 +120,61 @@ def test_too_many_questions_at_once_are_refused(monkeypatch):
     pipeline, _, _ = make(Client(), wait_ready=ask_meanwhile)
     assert pipeline.ask("m", "tokenize", {}) == "tokenize" and len(refused) == 1
     assert pipeline.ask("m", "tokenize", {}) == "tokenize" and len(refused) == 2
+
+
+# -- work for encoders ---------------------------------------------------------------------------------------------
+
+
+TEXTS = {"inputs": ["a", "b"]}
+
+
+def test_work_for_an_encoder_takes_a_place_and_is_counted():
+    pipeline, engine, _ = make(Client())
+    seen = []
+    engine.client.answers = [lambda: seen.append(engine.admission.running)]
+    assert pipeline.compute("m", "embed", TEXTS) == {"tokens": [3, 3]}
+    assert seen == [1] and engine.admission.running == 0
+    text = pipeline._metrics.render()
+    assert 'appliance_encoded_texts_total{model="m",task="embed"} 2' in text
+    assert 'appliance_encoded_tokens_total{model="m",task="embed"} 6' in text
+
+
+def test_a_client_that_leaves_while_it_waits_gives_its_place_back():
+    pipeline, engine, _ = make(Client())
+    held = [engine.admission.enter("other") for _ in range(3)]
+    with pytest.raises(Cancelled):
+        pipeline.compute("m", "embed", TEXTS, gone=lambda: True)
+    assert engine.admission.waiting == 0
+    for place in held:
+        engine.admission.leave(place)
+
+
+def test_the_deadline_counts_while_the_encoder_works():
+    pipeline, engine, now = make(Client(), timeout_s=10)
+    engine.client.answers = [lambda: setattr(now, "s", 11.0)]
+    with pytest.raises(DeadlineExceeded, match="request_timeout_s"):
+        pipeline.compute("m", "embed", TEXTS)
+    assert engine.admission.running == 0
+
+
+def test_work_lost_with_its_engine_is_given_to_the_next_one_once(monkeypatch):
+    monkeypatch.setattr(pipeline_module, "TICK_S", 0.001)
+    pipeline, engine, _ = make(Client())
+    engine.client.answers = [EngineLost("gone"), None]
+    assert pipeline.compute("m", "embed", TEXTS)["tokens"] == [3, 3]
+    engine.client.answers = [EngineLost("gone"), EngineLost("gone again"), None]
+    with pytest.raises(EngineLost, match="again"):
+        pipeline.compute("m", "embed", TEXTS)
+    assert engine.admission.running == 0
+
+
+def test_a_line_that_is_full_or_a_service_that_stops_takes_nothing():
+    pipeline, engine, _ = make(Client())
+    held = [engine.admission.enter("other") for _ in range(5)]
+    with pytest.raises(QueueFull):
+        pipeline.compute("m", "embed", TEXTS)
+    for place in held:
+        engine.admission.leave(place)
+    pipeline.draining = True
+    with pytest.raises(Draining):
+        pipeline.compute("m", "embed", TEXTS)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.errors import ModelNotFound
-from appliance.routing import choose
+from appliance.errors import InvalidRequest, ModelNotFound
+from appliance.routing import choose, choose_for
 
 NAMES = ["qwen-0.5b", "tinyllama"]
 
@@ -43,3 +43,43 @@ def test_any_name_is_served_or_refused_in_a_short_sentence(wanted):
         assert choose(wanted, NAMES) in NAMES
     except ModelNotFound as error:
         assert len(str(error)) < 1200
+
+
+TASKS_BY_NAME = {"chat": "generate", "vec": "embed", "other": "generate", "ner": "tokens"}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "tasks", "served"),
+    [
+        ("", ["generate"], "chat"),
+        ("default", ["embed"], "vec"),
+        ("", ["classify", "tokens"], "ner"),
+        ("other", ["generate"], "other"),
+    ],
+)
+def test_no_name_means_the_first_model_for_the_task(wanted, tasks, served):
+    assert choose_for(wanted, TASKS_BY_NAME, tasks) == served
+
+
+def test_a_model_for_something_else_is_refused_with_what_would_do():
+    with pytest.raises(InvalidRequest) as caught:
+        choose_for("vec", TASKS_BY_NAME, ["generate"])
+    assert caught.value.status == 400 and caught.value.param == "model"
+    assert str(caught.value) == "The model vec is for embeddings, not for text generation. chat, other can do that."
+    with pytest.raises(InvalidRequest, match="No model that can do that is served here"):
+        choose_for("vec", TASKS_BY_NAME, ["rerank"])
+    with pytest.raises(ModelNotFound, match="Did you mean 'chat'"):
+        choose_for("caht", TASKS_BY_NAME, ["generate"])
+
+
+def test_where_no_model_fits_it_says_what_there_is():
+    with pytest.raises(ModelNotFound) as caught:
+        choose_for("", {"chat": "generate"}, ["embed"])
+    assert str(caught.value) == "No model for embeddings is served here. Served: chat (text generation)."
+    with pytest.raises(ModelNotFound):
+        choose_for("", {}, ["embed"])
+
+
+def test_a_model_called_default_is_taken_by_its_name_and_checked():
+    with pytest.raises(InvalidRequest):
+        choose_for("default", {"a": "embed", "default": "generate"}, ["embed"])

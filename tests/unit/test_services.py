@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import threading
 
 import pytest
 
+from appliance import services as services_module
 from appliance.config import load_config
+from appliance.engine.topology import LogicalCpu, Topology
 from appliance.logs import LOGGER
-from appliance.services import Services
+from appliance.services import Once, Services
 
 
 @pytest.fixture(autouse=True)
@@ -38,3 +41,50 @@ def test_a_reload_may_drop_the_keys_on_loopback(tmp_path):
     services = Services(load_config({"api_key_file": str(keys), **flags}, {}), lambda: load_config(flags, {}))
     services.reload()
     assert not services.auth.required
+
+
+def services(monkeypatch, cpus: int, **flags) -> Services:
+    box = Topology(tuple(LogicalCpu(n, n) for n in range(cpus)), online_cpus=cpus)
+    monkeypatch.setattr(services_module, "read_topology", lambda: box)
+    return Services(load_config(flags, {}))
+
+
+def placed(service: Services) -> list[tuple]:
+    plan = service.placement
+    return [(place.cpus, place.threads) for place in (*plan.children, *plan.encoders)]
+
+
+def test_the_embedder_is_served_beside_and_takes_no_core_of_the_chat_model(monkeypatch):
+    both = services(monkeypatch, 4, model=["/x/chat.gguf"])
+    assert both.pipeline.names == ["chat", "minilm-l6-int8"]
+    assert placed(both) == [((0, 1, 2, 3), 4), ((0, 1, 2, 3), 1)]
+    assert [s.name for s in both.asked_for] == ["chat"] and len(both.supervisors) == 2
+    embedder = both.pipeline.engines["minilm-l6-int8"]
+    assert (embedder.task, embedder.aside, embedder.supervisor.status.state) == ("embed", True, "absent")
+    alone = services(monkeypatch, 4, model=["/x/chat.gguf"], embedder="none")
+    assert alone.pipeline.names == ["chat"] and placed(alone) == placed(both)[:1]
+    assert both.most_requests == alone.most_requests + 80 + 64
+
+
+def test_an_embedder_that_is_asked_for_is_served_once_and_has_the_box_to_itself(monkeypatch):
+    service = services(monkeypatch, 4, model=["minilm-l6-int8"])
+    assert service.pipeline.names == ["minilm-l6-int8"] and placed(service) == [((0, 1, 2, 3), 4)]
+    assert [s.name for s in service.asked_for] == ["minilm-l6-int8"]
+
+
+def test_models_that_generate_divide_the_cores_whatever_their_order(monkeypatch):
+    service = services(monkeypatch, 4, engine="fake", model=["a", "embed", "b"])
+    cores = service._cores(["a", "embed", "b"], {"a": "generate", "embed": "embed", "b": "generate"})
+    assert (cores["a"].cpus, cores["b"].cpus, cores["embed"].threads) == ((0, 1), (2, 3), 1)
+    assert service.pipeline.resolve("", ("embed",)) == "embed" and service.pipeline.names == ["a", "embed", "b"]
+
+
+def test_an_engine_is_started_once_whoever_asks_first():
+    started = []
+    once = Once(lambda: started.append(1))
+    threads = [threading.Thread(target=once) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert started == [1]
