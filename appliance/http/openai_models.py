@@ -42,6 +42,7 @@ def model_object(services: Services, name: str) -> dict[str, Any]:
         "n_params": info.parameters,
         "n_vocab": info.vocabulary,
         "size": info.size_bytes,
+        "backend": info.backend,
     }
     found = {
         "id": name,

@@ -14,7 +14,7 @@ def test_models_are_listed_with_what_is_known_of_them(make_service):
         "created": 1_700_000_000,
         "owned_by": "appliance",
         "task": "generate",
-        "meta": {"n_ctx": 512, "n_ctx_train": 512, "n_params": 257, "n_vocab": 257, "size": 0},
+        "meta": {"n_ctx": 512, "n_ctx_train": 512, "n_params": 257, "n_vocab": 257, "size": 0, "backend": "fake"},
     }
     assert client.get("/models").get_json() == body
     assert client.get("/v1/models/org/two").get_json() == body["data"][1]
