@@ -88,13 +88,15 @@ class Catalog:
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
     """A model to serve: the name clients use, the GGUF file or the ONNX folder it is loaded from, and its place in the
-    catalog, if it has one. engine: "llama", "onnx", "fake", or "auto" where `twin`, the same model as ONNX, may be the faster."""
+    catalog, if it has one. engine: "llama", "onnx", "fake", or "auto" where `twin`, the same model as ONNX, may be the
+    faster. form_of: the GGUF file that was named, where its ONNX form is to be served."""
 
     name: str
     path: Path
     model: CatalogModel | None = None
     engine: str = "auto"
     twin: ModelEntry | None = None
+    form_of: Path | None = None
 
 
 def shipped_folder() -> Path:
@@ -203,7 +205,7 @@ def _with_engine(entry: ModelEntry, config: Config) -> ModelEntry:
             param="engine", remedy=f"Make it: appliance models convert {entry.path} {target} --to onnx",
         )  # fmt: skip
     if entry.engine == "onnx":
-        return twin
+        return replace(twin, form_of=entry.path)
     return replace(entry, engine="auto" if twin else "llama", twin=twin)
 
 

@@ -5,20 +5,16 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
 
 import psutil
 
-from appliance import catalog
+from appliance import catalog, trials
 from appliance.admission import Admission
 from appliance.auth import Auth
 from appliance.clock import monotonic, unix_seconds
 from appliance.config import Config, data_dir, is_loopback, load_config
 from appliance.engine import placement as places
-from appliance.engine import trial
 from appliance.engine.child import Child
 from appliance.engine.client import EngineClient
 from appliance.engine.fake_encoder import FakeEncoder, is_fake_encoder
@@ -26,13 +22,11 @@ from appliance.engine.supervisor import Supervisor
 from appliance.engine.topology import observed_placement, read_topology
 from appliance.engine.worker import WorkerSettings
 from appliance.errors import ConfigError
+from appliance.forms import Form
 from appliance.integrity import HashCache
 from appliance.logs import configure, log
 from appliance.metrics import Gauge, Metrics
 from appliance.pipeline import Engine, Pipeline
-from appliance.storage import in_words as in_sentence
-from appliance.trials import FILE as TRIALS_FILE
-from appliance.trials import Trials, fastest, in_words
 
 ENCODER_REQUESTS = 64
 """Requests an encoder is given at once: it makes batches of whatever is there."""
@@ -95,7 +89,7 @@ class Services:
         )
         environment = places.child_environment(place)
         client = EngineClient()
-        form = Form(entry, settings, environment, hashes, Trials(data_dir(config) / TRIALS_FILE), self.topology.cpu_key)
+        form = Form(entry, settings, environment, hashes, trials.Trials(data_dir(config) / trials.FILE), self.topology.cpu_key)
         supervisor = Supervisor(
             entry.name,
             lambda: Child(form.settings, environment),
@@ -178,44 +172,6 @@ class Services:
         memory = psutil.Process().memory_info().rss
         yield "appliance_web_memory_bytes", "Resident memory of the web worker.", [({}, memory)]
         yield from _llama_names(self.metrics, self.pipeline.engines)
-
-
-class Form:
-    """In which form a model is loaded: as it was named, or as its twin in ONNX where that is faster here."""
-
-    def __init__(
-        self, entry: catalog.ModelEntry, settings: WorkerSettings, environment: Mapping[str, str], hashes: HashCache, trials: Trials, cpu: str
-    ) -> None:
-        self.settings = settings
-        self._entry, self._given, self._environment = entry, settings, environment
-        self._hashes, self._trials, self._cpu = hashes, trials, cpu
-
-    def check(self, stopping: Callable[[], bool]) -> None:
-        """Choose, and look at the files that will be loaded. For the supervisor's thread, before each start of a child.
-
-        Raises ModelFileError, or Draining.
-        """
-        entry, twin = self._entry, self._entry.twin
-        catalog.verify_before_load(entry, self._hashes, stopping)
-        if twin is None:
-            return
-        catalog.verify_before_load(twin, self._hashes, stopping)
-        forms = {"llama": replace(self._given, engine="llama"), "onnx": replace(self._given, engine="onnx", path=str(twin.path))}
-        rates = self._trials.rates(
-            self._key(entry.path, twin.path / catalog.ONNX_FILE, stopping),
-            {engine: partial(trial.run, form, self._environment, stopping) for engine, form in forms.items()},
-        )
-        chosen = fastest(rates)
-        self.settings = forms[chosen]
-        log("info", f"{entry.name} is served by {in_words(rates, chosen)}.")
-
-    def _key(self, gguf: Path, onnx: Path, stopping: Callable[[], bool]) -> str:
-        try:
-            hashes = [self._hashes.sha256(path, stopping=stopping)[0][:16] for path in (gguf, onnx)]
-        except OSError as error:
-            raise in_sentence(error, f"Reading {gguf}") from None
-        given = self._given
-        return " ".join([*hashes, self._cpu, f"{given.threads} threads", f"{given.sequences} sequences", f"{given.context_tokens} tokens"])
 
 
 class Once:

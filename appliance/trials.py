@@ -11,8 +11,10 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from appliance.errors import ApplianceError, Draining
+from appliance.logs import log
 from appliance.storage import write_atomically
 
 FILE = "engines.json"
@@ -33,30 +35,44 @@ class Trials:
         key: the model's hashes, the machine and the settings that matter. Raises Draining.
         """
         known = self._load()
-        found = {engine: rates for engine, rates in known.get(key, {}).items() if engine in engines}
-        if found.keys() == engines.keys():
-            return found
+        remembered = known.get(key, {})
+        if remembered.keys() == engines.keys():
+            return remembered
+        found: dict[str, Rates] = {}
         for engine, measure in engines.items():
             try:
                 found[engine] = dict(measure())
             except Draining:
                 raise
-            except ApplianceError:
+            except ApplianceError as error:
+                log("warning", f"An engine cannot serve this model ({engine}): {error}")
                 found[engine] = {}
-        data = json.dumps({"version": 1, "rates": known | {key: found}}, indent=1).encode()
+        if all(found.values()):  # what failed may be mended, so it is tried again at the next start
+            self._save(known | {key: found})
+        return found
+
+    def _save(self, rates: dict[str, dict[str, Rates]]) -> None:
+        data = json.dumps({"version": 1, "rates": rates}, indent=1).encode()
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self._path, data, durable=False)
         except OSError:
             pass  # a data folder that cannot be written costs time at the next start, nothing else
-        return found
 
     def _load(self) -> dict[str, dict[str, Rates]]:
+        """What is in the file; whatever does not look right is left out."""
         try:
-            found = json.loads(self._path.read_bytes())["rates"]
-            return {key: {engine: {str(n): float(rate) for n, rate in rates.items()} for engine, rates in row.items()} for key, row in found.items()}
+            rows = json.loads(self._path.read_bytes())["rates"].items()
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return {}
+        return {key: row for key, row in rows if _looks_right(row)}
+
+
+def _looks_right(row: Any) -> bool:
+    return isinstance(row, dict) and all(
+        isinstance(rates, dict) and rates and all(type(rate) in (int, float) and 0 < rate < math.inf for rate in rates.values())
+        for rates in row.values()
+    )
 
 
 def fastest(rates: Mapping[str, Rates]) -> str:

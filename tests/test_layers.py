@@ -18,7 +18,7 @@ FILES = {
 LAYERS = [
     {"types", "errors", "clock"},
     {"config", "logs", "metrics", "systemd", "storage"},
-    {"db", "manifest", "integrity", "gguf_header", "catalog", "trials", "intake", "engine", "cache"},
+    {"db", "manifest", "integrity", "gguf_header", "catalog", "trials", "forms", "intake", "engine", "cache"},
     {"auth", "routing", "admission"},
     {"pipeline"},
     {"http"},
@@ -36,8 +36,8 @@ ONLY_IMPORTER = {
     "onnxruntime": {f"appliance.engine.onnx_{part}" for part in ("decoder", "past", "session")}
     | {"appliance.factory.classifier"}
     | {f"appliance.factory.{part}_onnx" for part in ("convert", "evaluate", "quantize")},
-    "transformers": {f"appliance.factory.{part}" for part in ("classifier", "convert_onnx", "starter_onnx", "tutor")},
-    "optimum": {"appliance.factory.convert_onnx", "appliance.factory.starter_onnx"},
+    "transformers": {f"appliance.factory.{part}" for part in ("classifier", "convert_onnx", "tutor")},
+    "optimum": {"appliance.factory.convert_onnx"},
     "huggingface_hub": {"appliance.intake.hub", "appliance.factory.convert_onnx"},
 }
 NOT_IN_THE_CHILD = {"flask", "werkzeug", "gunicorn", "sqlite3", "sqlite_utils", "faiss"}

@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
+from appliance.catalog import TWIN
 from appliance.cli import measure
 from appliance.cli.workbench import (
     Share,
@@ -46,6 +47,7 @@ def add(action: Action) -> None:
     made.add_argument("--task", choices=TASKS, help="what an ONNX model is exported for; default: what the checkpoint says")
     made.add_argument("--name", metavar="N", help="name inside the GGUF file; default: the folder's")
     made.add_argument("--requantize", metavar="block=N", type=_block, help="of an f16 GGUF file: round to 4 bits in blocks of 32, 64, 128 or 256 (128 is fastest)")
+    made.add_argument("--stands-for", metavar="FILE", type=path, help="of GGUF to ONNX: another GGUF of the same model (such as its Q4_0) for which `serve` may take the folder")
     made.add_argument("--accuracy-level", type=int, choices=(1, 4), help="of GGUF to ONNX: 4 multiplies with 8-bit activations (default), 1 with float32")
 
     made = action("quantize", run_quantize, "make a smaller model with coarser weights")
@@ -76,8 +78,8 @@ def run_convert(arguments: argparse.Namespace) -> int:
     folder, target = arguments.folder, arguments.target
     if folder.suffix.lower() == ".gguf":
         return _convert_gguf_to_onnx(arguments)
-    if arguments.requantize or arguments.accuracy_level:
-        raise InvalidRequest("--requantize and --accuracy-level are for GGUF files that become ONNX.", remedy="Leave them out, or use `appliance models quantize`.")
+    if arguments.requantize or arguments.accuracy_level or arguments.stands_for:
+        raise InvalidRequest("--requantize, --accuracy-level and --stands-for are for GGUF files that become ONNX.", remedy="Leave them out, or use `appliance models quantize`.")
     kind = arguments.to or ("gguf" if target.suffix.lower() == ".gguf" else "onnx")
     if kind == "gguf" and arguments.task:
         raise InvalidRequest("--task is for ONNX models; a GGUF file has the task of its checkpoint.", param="task", remedy="Leave it out.")
@@ -108,15 +110,21 @@ def _convert_gguf_to_onnx(arguments: argparse.Namespace) -> int:
         raise InvalidRequest(f"{source.name} is a GGUF file already.", param="to", remedy="Use --to onnx and name a folder, or `appliance models quantize`.")
     if arguments.task or arguments.name is not None:
         raise InvalidRequest("--task and --name are for checkpoints; a GGUF file says itself what it is.", remedy="Leave them out.")
+    if arguments.stands_for:
+        check_file(arguments.stands_for, "GGUF file")
     check_target(target)
     needs("Converting GGUF to ONNX", "gguf", "onnx")
     from appliance.factory import convert_decoder
 
     with Share(target.name, 0) as bar:
         convert_decoder.convert(
-            source, target, block=arguments.requantize, accuracy=arguments.accuracy_level or 4, tell=lambda words, share: bar.to(share, words)
-        )
-    return _wrote(target, before=_size(source))
+            source, target, block=arguments.requantize, accuracy=arguments.accuracy_level or 4, stands_for=arguments.stands_for,
+            tell=lambda words, share: bar.to(share, words),
+        )  # fmt: skip
+    _wrote(target, before=_size(source), compared_with=source)
+    if target.absolute() == source.absolute().with_name(f"{source.name.removesuffix('.gguf')}{TWIN}"):
+        print(f"From now on this chooses the faster of both: appliance serve --model {shlex.quote(str(source))}")
+    return 0
 
 
 @in_sentences("quantizing")
@@ -165,11 +173,12 @@ def _size(place: Path) -> int:
     return sum(file.stat().st_size for file in ([place] if place.is_file() else place.rglob("*")) if file.is_file())
 
 
-def _wrote(target: Path, before: int = 0) -> int:
+def _wrote(target: Path, before: int = 0, compared_with: Path | None = None) -> int:
     size = _size(target)
     compared = f", {size / before:.0%} of the size before" if before else ""
     print(f"Wrote {target}: {in_units(size)}{compared}.")
-    print(f"What it is worth: appliance models eval {shlex.quote(str(target))}")
+    words = [str(target), *(["--reference", str(compared_with)] if compared_with else [])]
+    print(f"What it is worth: appliance models eval {shlex.join(words)}")
     return 0
 
 
@@ -181,10 +190,7 @@ def run_distil(arguments: argparse.Namespace) -> int:
         if file is not None:
             check_file(file, what)
     if given["teacher"] and "://" not in given["teacher"]:
-        teacher = find(given["teacher"], arguments)
-        if teacher.format != "gguf":
-            raise InvalidRequest(f"{teacher.name} is an ONNX model and cannot teach.", param="teacher", remedy="Name a GGUF model or an address.")
-        given["teacher"] = str(teacher.path)
+        given["teacher"] = str(find(given["teacher"], arguments).path)
     labels = given["kind"] == "labels"
     needs("Distilling", "torch", "tokenizers", "gguf", *(("transformers", "optimum", "onnx") if labels else ()))
     from appliance.factory import distil

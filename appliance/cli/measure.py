@@ -37,15 +37,16 @@ from appliance.intake.facts import plain
 from appliance.storage import write_atomically
 
 TEXT = Path(__file__).parents[1] / "factory" / "text.txt"
+GENAI = "genai_config.json"
+"""Only folders that onnxruntime-genai made have it; they may lack a config.json."""
 CONTEXT, LEAST_CONTEXT = 512, 88
 """Tokens of a window where none are asked for; what the measurement of speed needs."""
-GGUF, EMBEDDER, CLASSIFIER, DECODER = "GGUF model", "ONNX embedder", "ONNX classifier", "ONNX decoder"
-KINDS = {"feature-extraction": EMBEDDER, "text-classification": CLASSIFIER, "text-generation-with-past": DECODER}
+GENERATOR, EMBEDDER, CLASSIFIER = "text generator", "ONNX embedder", "ONNX classifier"
+KINDS = {"feature-extraction": EMBEDDER, "text-classification": CLASSIFIER, "text-generation-with-past": GENERATOR}
 MEASURABLE = {
-    GGUF: ("max_perplexity_rise", "max_kl", "min_top1", "min_tokens_per_s", "golden"),
+    GENERATOR: ("max_perplexity_rise", "max_kl", "min_top1", "min_tokens_per_s", "golden"),
     EMBEDDER: ("min_cosine",),
     CLASSIFIER: ("min_accuracy", "golden"),
-    DECODER: ("max_perplexity_rise", "min_top1"),
 }
 COMPARED = ("max_perplexity_rise", "max_kl", "min_top1", "min_cosine")
 """Limits that need a reference."""
@@ -58,7 +59,7 @@ def add(action: Callable[..., argparse.ArgumentParser]) -> None:
     made = action("eval", run_eval, "measure models of one kind side by side: quality, size, load time, speed")
     made.add_argument("models", metavar="MODEL", nargs="+", type=word, help="a GGUF file, an ONNX folder, or a model of the catalog")
     _shared(made)
-    made.add_argument("--picture", metavar="FILE.svg", type=path, help="also draw size, perplexity and speed of the GGUF models")
+    made.add_argument("--picture", metavar="FILE.svg", type=path, help="also draw size, perplexity and speed of the text generators")
     made = action("certify", run_certify, "measure a model against limits and, when all hold, write its certificate for this processor")
     made.add_argument("model", metavar="MODEL", type=word, help="a model of the catalog, a GGUF file, or an ONNX folder")
     made.add_argument("--limits", required=True, metavar="FILE.toml", type=path, help="what the model must reach")
@@ -83,8 +84,8 @@ def run_eval(arguments: argparse.Namespace) -> int:
     kind = _one_kind([*subjects, *([reference] if reference else [])])
     _check_flags(kind, arguments)
     if arguments.picture:
-        if kind != GGUF:
-            raise InvalidRequest(f"A picture is drawn of GGUF models; {subjects[0].name} is an {kind}.", param="picture", remedy="Leave --picture out.")
+        if kind != GENERATOR:
+            raise InvalidRequest(f"A picture is drawn of text generators; {subjects[0].name} is an {kind}.", param="picture", remedy="Leave --picture out.")
         check_folder(arguments.picture.parent)
     text = read_text(arguments.text)
     with Share("measuring", 0) as bar:
@@ -105,7 +106,7 @@ def _measure(
     kind: str, subjects: Sequence[Subject], reference: Subject | None, text: str, arguments: argparse.Namespace, tell: Tell
 ) -> tuple[list[Any], list[str]]:
     """The score of each model, and a Markdown table over all."""
-    if kind == GGUF:
+    if kind == GENERATOR:
         from appliance.factory import evaluate
 
         context = context_of([*subjects, *([reference] if reference else [])], arguments.context)
@@ -116,10 +117,10 @@ def _measure(
                 tell((number + share) / len(subjects), name)
 
             tell(number / len(subjects), subject.name)
-            score = evaluate.score(subject.path, text, context=context, reference=reference.path if reference else None, tell=told)
+            with _computing(kind, subject):
+                score = evaluate.score(subject.path, text, context=context, reference=reference.path if reference else None, tell=told)
             scores.append(replace(score, name=subject.name))
         return scores, [evaluate.table(scores), "", f"Windows of {context} tokens{f', reference {reference.name}' if reference else ''}."]
-    needs("Measuring an ONNX model", "tokenizers")
     scores = []
     for number, subject in enumerate(subjects):
         tell(number / len(subjects), subject.name)
@@ -134,7 +135,7 @@ def _computing(kind: str, subject: Subject) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, LookupError) as error:
-        raise ModelFileError(f"{subject.name} does not compute as an {kind} does: {plain(str(error))[:200]}.", remedy="Its files do not fit together: convert it again.") from None
+        raise ModelFileError(f"{subject.name} does not compute as {_a(kind)} does: {plain(str(error))[:200]}.", remedy="Its files do not fit together: convert it again.") from None
 
 
 def score_onnx(kind: str, subject: Subject, reference: Subject, text: str, arguments: argparse.Namespace) -> Any:
@@ -148,21 +149,16 @@ def _score_onnx(kind: str, subject: Subject, reference: Subject, text: str, argu
 
     if kind == EMBEDDER:
         return evaluate_onnx.encoder(reference.path, subject.path, sentences(text))
-    if kind == CLASSIFIER:
-        lines = read_labels(arguments.labels, subject) if arguments.labels else [(sentence, 0) for sentence in sentences(text)]
-        if labels_of(subject) != labels_of(reference):
-            raise InvalidRequest(f"{subject.name} and {reference.name} have different labels.", param="reference", remedy="Compare models of one training.")
-        return evaluate_onnx.classifier(reference.path, subject.path, lines)
-    longest = min(int(read_config(each.path).get("max_position_embeddings") or CONTEXT) for each in (subject, reference))
-    context = _checked_context(arguments.context, longest, subject.name, least=2)
-    return evaluate_onnx.decoder(reference.path, subject.path, text, context=context)
+    lines = read_labels(arguments.labels, subject) if arguments.labels else [(sentence, 0) for sentence in sentences(text)]
+    if labels_of(subject) != labels_of(reference):
+        raise InvalidRequest(f"{subject.name} and {reference.name} have different labels.", param="reference", remedy="Compare models of one training.")
+    return evaluate_onnx.classifier(reference.path, subject.path, lines)
 
 
 def _onnx_table(kind: str, names: Sequence[str], scores: Sequence[Any], reference: Subject | None, labelled: bool) -> list[str]:
     heads = {
         EMBEDDER: ("mean cosine", "lowest", "rank correlation", "sentences/s, 1 at a time", "8 at a time"),
         CLASSIFIER: ("accuracy", "agreement", "texts/s, 1 at a time", "8 at a time"),
-        DECODER: ("perplexity", "rise", "top-1 agreement"),
     }
     rows = [("model", "size MB", "load s", *heads[kind])]
     for name, score in zip(names, scores, strict=True):
@@ -172,11 +168,9 @@ def _onnx_table(kind: str, names: Sequence[str], scores: Sequence[Any], referenc
 
         if kind == EMBEDDER:
             figures = (compared(score.mean_cosine), compared(score.min_cosine), compared(score.spearman))
-        elif kind == CLASSIFIER:
-            figures = (f"{score.accuracy:.1%}" if labelled else "-", compared(score.agreement, ".1%"))
         else:
-            figures = (f"{score.perplexity:.4f}", compared(score.perplexity_rise, "+.2%"), compared(score.top1, ".1%"))
-        speeds = () if kind == DECODER else tuple(f"{speed.candidate:.0f}" for speed in score.speed)
+            figures = (f"{score.accuracy:.1%}" if labelled else "-", compared(score.agreement, ".1%"))
+        speeds = tuple(f"{speed.candidate:.0f}" for speed in score.speed)
         rows.append((name, f"{score.costs.candidate_bytes / 1e6:.2f}", f"{score.costs.candidate_load_s:.2f}", *figures, *speeds))
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     lines.insert(1, "|" + "---|" * len(rows[0]))
@@ -235,10 +229,10 @@ def _check_limits(kind: str, limits: Limits, subject: Subject, arguments: argpar
     """What cannot be judged is refused before anything is measured."""
     asked = [name for name, value in asdict(limits).items() if value not in (None, ())]
     if not asked:
-        raise ConfigError(f"{arguments.limits} sets no limit.", param="limits", remedy=f"For an {kind} set some of {', '.join(MEASURABLE[kind])}.")
+        raise ConfigError(f"{arguments.limits} sets no limit.", param="limits", remedy=f"For {_a(kind)} set some of {', '.join(MEASURABLE[kind])}.")
     if others := [name for name in asked if name not in MEASURABLE[kind]]:
         raise InvalidRequest(
-            f"{', '.join(others)} cannot be measured of {subject.name}, an {kind}.".replace("an GGUF", "a GGUF"),
+            f"{', '.join(others)} cannot be measured of {subject.name}, {_a(kind)}.",
             param="limits",
             remedy=f"Its limits are {', '.join(MEASURABLE[kind])}.",
         )
@@ -265,19 +259,19 @@ def _unlist_certificate(subject: Subject) -> None:
 
 def measure(kind: str, subject: Subject, reference: Subject | None, limits: Limits, text: str, arguments: argparse.Namespace, tell: Tell) -> Measured:
     """What the limits ask for, and no more."""
-    if kind == GGUF:
-        return _measure_gguf(subject, reference, limits, text, arguments.context, tell)
-    needs("Measuring an ONNX model", "tokenizers")
+    if kind == GENERATOR:
+        with _computing(kind, subject):
+            return _measure_generator(subject, reference, limits, text, arguments.context, tell)
     if kind == CLASSIFIER:
         accuracy = None
         if limits.min_accuracy is not None:
             accuracy = score_onnx(kind, subject, reference or subject, text, arguments).accuracy
         return Measured(accuracy=accuracy, golden=_golden_labels(subject, [golden.prompt for golden in limits.golden]))
     score = score_onnx(kind, subject, reference or subject, text, arguments)
-    return Measured(cosine=score.mean_cosine) if kind == EMBEDDER else Measured(perplexity_rise=score.perplexity_rise, top1=score.top1)
+    return Measured(cosine=score.mean_cosine)
 
 
-def _measure_gguf(subject: Subject, reference: Subject | None, limits: Limits, text: str, context: int | None, tell: Tell) -> Measured:
+def _measure_generator(subject: Subject, reference: Subject | None, limits: Limits, text: str, context: int | None, tell: Tell) -> Measured:
     from appliance.factory import evaluate
 
     measured = Measured()
@@ -289,11 +283,8 @@ def _measure_gguf(subject: Subject, reference: Subject | None, limits: Limits, t
             theirs = evaluate.score(reference.path, text, context=context, tell=lambda _, share: tell((1 + share) / 2, reference.name))
             measured = replace(measured, perplexity_rise=score.perplexity / theirs.perplexity - 1)
     elif limits.min_tokens_per_s is not None:
-        backend = evaluate.load(subject.path, context)
-        try:
-            measured = replace(measured, tokens_per_s=evaluate.tokens_per_second(backend, 1))
-        finally:
-            backend.close()
+        with evaluate.Apart(subject.path, context) as model:
+            measured = replace(measured, tokens_per_s=model.call(evaluate.tokens_per_second, model.backend, 1))
     return replace(measured, golden=_golden_answers(subject, [golden.prompt for golden in limits.golden]))
 
 
@@ -323,12 +314,20 @@ def _golden_labels(subject: Subject, asked: Sequence[str]) -> tuple[str, ...]:
 # -- what is measured, and on what -----------------------------------------------------------------
 
 
+def _a(kind: str) -> str:
+    """With its article."""
+    return f"{'a' if kind == GENERATOR else 'an'} {kind}"
+
+
 def _one_kind(subjects: Sequence[Subject]) -> str:
+    """The kind of all. Raises InvalidRequest where they differ, Unavailable where a library that measuring them takes is missing."""
     kinds = [kind_of(subject) for subject in subjects]
     for subject, kind in zip(subjects, kinds, strict=True):
         if kind != kinds[0]:
-            first, second = (f"{s.name} is {'a' if k == GGUF else 'an'} {k}" for s, k in ((subjects[0], kinds[0]), (subject, kind)))
+            first, second = (f"{s.name} is {_a(k)}" for s, k in ((subjects[0], kinds[0]), (subject, kind)))
             raise InvalidRequest(f"{first}, {second}: only models of one kind can be compared.", remedy="Measure them in two commands.")
+    if any(subject.format == "onnx" for subject in subjects):
+        needs("Measuring an ONNX model", "tokenizers")
     return kinds[0]
 
 
@@ -336,34 +335,33 @@ def kind_of(subject: Subject) -> str:
     """One of MEASURABLE's. Raises ModelFileError for a file that is no model, or of a kind that is not measured."""
     if subject.format == "gguf":
         read_header(subject.path)
-        return GGUF
+        return GENERATOR
+    if (subject.path / GENAI).exists():
+        return GENERATOR
     config = read_config(subject.path)
     try:
         task = task_of(config, subject.path)
     except ModelFileError as error:
-        raise ModelFileError(error.message, remedy="Only embedders, classifiers and decoders are measured.") from None
+        raise ModelFileError(error.message, remedy="Only text generators, embedders and classifiers are measured.") from None
     if task not in KINDS:
-        raise ModelFileError(f"{subject.name} is for {task}, which is not measured.", remedy="Only embedders, classifiers and decoders are.")
+        raise ModelFileError(f"{subject.name} is for {task}, which is not measured.", remedy="Only text generators, embedders and classifiers are.")
     return KINDS[task]
 
 
 def _check_flags(kind: str, arguments: argparse.Namespace) -> None:
     if arguments.labels and kind != CLASSIFIER:
         raise InvalidRequest(f"--labels is for ONNX classifiers, not for {kind}s.", param="labels", remedy="Leave it out.")
-    if arguments.context is not None and kind not in (GGUF, DECODER):
+    if arguments.context is not None and kind != GENERATOR:
         raise InvalidRequest(f"--context is for models that write, not for {kind}s.", param="context", remedy="Leave it out.")
     if arguments.labels:
         check_file(arguments.labels, "file with labels")
 
 
 def context_of(subjects: Sequence[Subject], wanted: int | None) -> int:
-    """Tokens of a window that all GGUF models were trained for. Raises InvalidRequest."""
-    trained = {subject.name: read_header(subject.path).context_tokens or CONTEXT for subject in subjects}
+    """Tokens of a window that all text generators were trained for. Raises InvalidRequest or ModelFileError."""
+    trained = {subject.name: _trained_for(subject) for subject in subjects}
     name = min(trained, key=trained.__getitem__)
-    return _checked_context(wanted, trained[name], name)
-
-
-def _checked_context(wanted: int | None, longest: int, name: str, least: int = LEAST_CONTEXT) -> int:
+    longest, least = trained[name], LEAST_CONTEXT
     context = min(CONTEXT, longest) if wanted is None else wanted
     if not least <= context <= longest:
         raise InvalidRequest(
@@ -372,6 +370,14 @@ def _checked_context(wanted: int | None, longest: int, name: str, least: int = L
             remedy=f"Choose a --context from {least} to {longest}." if longest >= least else "Leave this model out.",
         )
     return context
+
+
+def _trained_for(subject: Subject) -> int:
+    if subject.format == "gguf":
+        return read_header(subject.path).context_tokens or CONTEXT
+    from appliance.engine.onnx_words import Words
+
+    return Words(subject.path).context_tokens or CONTEXT
 
 
 def read_text(file: Path | None) -> str:

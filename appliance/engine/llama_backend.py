@@ -116,6 +116,7 @@ class LlamaBackend:
         try:
             progress("measuring attention kernels", 0.0)
             flash, why, gain = self._choose_kernel(context, flash_attn, type_v, batch_tokens, context_tokens)
+            self.flash_attn = "on" if flash else "off"
             progress("reserving the KV cache", 0.0)
             self._context = context(flash)
         except MemoryError as error:

@@ -68,6 +68,11 @@ class OnnxDecoder:
         self.prompt_block = 1
         self.max_outputs = max(sequences, PROMPT_OUTPUTS)
         vocabulary = session.get_outputs()[0].shape[-1]
+        if self._words.vocabulary > vocabulary:
+            raise ModelFileError(
+                f"{folder.name} has a tokenizer of {self._words.vocabulary} words, but the model knows {vocabulary}.",
+                remedy="Its files are of two models: copy or convert it again.",
+            )
         self._logits = np.empty((self.max_outputs, vocabulary), np.float32)
         tokens = min(kv_tokens or context * sequences, context * sequences)
         self.info = ModelInfo(
@@ -123,6 +128,11 @@ class OnnxDecoder:
     def label(self, token: int) -> str:
         """See Backend.label."""
         return self._words.label(token)
+
+    @property
+    def begin_token(self) -> int | None:
+        """The token every text begins with, None where the model wants none."""
+        return self._words.begin_token
 
     def is_end(self, token: int) -> bool:
         """See Backend.is_end."""

@@ -176,6 +176,8 @@ class Supervisor:
             return None, Death("refused", str(error)), error
         except OSError as error:
             return None, Death("fault", f"its process cannot be started: {error}"), None
+        except Exception as error:  # a fault of ours must not leave everybody waiting
+            return None, Death("fault", f"its start failed ({type(error).__name__}: {error})"), None
         self.status.pid = child.pid
         ready_at, cause, refusal = None, None, None
         heard = began = self._clock()

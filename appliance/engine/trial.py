@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+import numpy as np
+
 from appliance.engine.backend import Backend, Piece
 from appliance.engine.worker import WorkerSettings, build_backend
 from appliance.errors import ApplianceError, Draining, ModelFileError, from_wire
 
 LOADS = (1, 4, 8)
-STEPS, WARM_UP = 12, 2
+STEPS, WARM_UP = 15, 2
 LONGEST_PROMPT = 512
 CHUNK = 64
 LIMIT_S, LOOK_S = 300.0, 0.25
@@ -47,11 +50,14 @@ def measure(backend: Backend, loads: tuple[int, ...]) -> dict[str, float]:
         for seq in range(count):
             backend.trim(seq, 0)
             backend.load(seq, saved)
+        seconds = []
         for step in range(STEPS + WARM_UP):
-            if step == WARM_UP:
-                began = time.perf_counter()
-            backend.decode([Piece(seq, prompt + step, [token], "last") for seq in range(count)])
-        found[str(count)] = count * STEPS / (time.perf_counter() - began)
+            began = time.perf_counter()
+            rows = backend.decode([Piece(seq, prompt + step, [token], "last") for seq in range(count)])
+            seconds.append(time.perf_counter() - began)
+            if not all(np.isfinite(row).all() for row in rows):
+                raise ModelFileError(f"{info.name} computes values that are no numbers.", remedy="Its file is damaged: convert or download it again.")
+        found[str(count)] = count / statistics.median(seconds[WARM_UP:])  # one slow step is somebody else's
     return {name: round(rate, 2) for name, rate in found.items()}
 
 

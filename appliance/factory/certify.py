@@ -132,6 +132,11 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _beside(file: Path) -> dict[str, str]:
+    """Hashes by name of the files that an ONNX graph keeps its weights in: model.onnx.data and the like."""
+    return {path.name: sha256(path) for path in sorted(file.parent.glob(f"{file.name}?*"))} if file.suffix == ".onnx" else {}
+
+
 def write_certificate(folder: Path, file: Path, cpu: str, measured: Measured, verdicts: list[Verdict], date: str) -> Path:
     """Write folder/certificate.json, whole or not at all. Raises InvalidRequest when a verdict failed."""
     failed = [v for v in verdicts if not v.passed]
@@ -141,6 +146,7 @@ def write_certificate(folder: Path, file: Path, cpu: str, measured: Measured, ve
     content = {
         "file": file.name,
         "sha256": sha256(file),
+        "beside": _beside(file),
         "cpu": cpu,
         "date": date,
         "measured": asdict(measured),
@@ -158,11 +164,12 @@ def certified(folder: Path, file_sha256: str, cpu: str) -> str | None:
     try:
         content: dict[str, Any] = json.loads((folder / CERTIFICATE).read_text())
         bound_to, made_on = content["sha256"], content["cpu"]
+        changed = bound_to != file_sha256 or _beside(folder / content["file"]) != content.get("beside", {})
     except FileNotFoundError:
         return "it has no certificate"
     except (OSError, ValueError, KeyError, TypeError):
         return "its certificate cannot be read"
-    if bound_to != file_sha256:
+    if changed:
         return "its certificate is for another file"
     if made_on != cpu:
         return f"its certificate was made on another processor ({made_on})"

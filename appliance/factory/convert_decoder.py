@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,11 @@ import numpy as np
 
 from appliance.errors import ModelFileError
 from appliance.factory import gguf_words
+from appliance.factory.certify import sha256
 from appliance.factory.convert_onnx import MODEL, whole_folder
 from appliance.factory.decoder_graph import DATA, DecoderShape, Graph
-from appliance.factory.gguf_weights import Blocks, join, read
+from appliance.factory.gguf_weights import Blocks, check_numbers, join, read
+from appliance.forms import SOURCE_FILE
 from appliance.gguf_header import read_header
 
 NEIGHBOURS_ROTATED = {"llama"}
@@ -72,12 +74,18 @@ class _Rotation:
 
 
 def convert(
-    source: Path, target: Path, *, block: int | None = None, accuracy: int = 4, tell: Tell = lambda words, share: None
+    source: Path,
+    target: Path,
+    *,
+    block: int | None = None,
+    accuracy: int = 4,
+    stands_for: Path | None = None,
+    tell: Tell = lambda words, share: None,
 ) -> None:
     """Write the model in the GGUF file `source` to the folder `target`, whole or not at all.
 
     block: round the weights of an f16 or f32 file to 4 bits in blocks of so many. accuracy: 4 multiplies with 8-bit
-    activations, 1 with float32. Raises ModelFileError for what has no equal in ONNX, InvalidRequest and StorageFailed.
+    activations, 1 with float32. stands_for: another GGUF of the same model that this one may be served for. Raises ModelFileError for what has no equal in ONNX, InvalidRequest and StorageFailed.
     """
     header = read_header(source)
     reader = gguf.GGUFReader(source)
@@ -97,6 +105,13 @@ def convert(
         graph.save(part / MODEL, "appliance")
         config = _config(about, shape, context)
         (part / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        tell("hashing the source", 1.0)
+        write_source(part, [source, *([stands_for] if stands_for else [])])
+
+
+def write_source(folder: Path, files: Sequence[Path]) -> None:
+    """Write down which GGUF files an ONNX model is another form of: `serve` takes it for no other (forms.SOURCE_FILE)."""
+    (folder / SOURCE_FILE).write_text(json.dumps({"sha256": [sha256(file) for file in files], "files": [file.name for file in files]}, indent=2) + "\n")
 
 
 class _Weights:
@@ -110,7 +125,9 @@ class _Weights:
 
     def vector(self, name: str) -> np.ndarray:
         """float32 [size]."""
-        return np.ascontiguousarray(self._tensors[name].data, dtype=np.float32)
+        values = np.ascontiguousarray(self._tensors[name].data, dtype=np.float32)
+        check_numbers(values, name)
+        return values
 
     def bias(self, name: str) -> np.ndarray | None:
         """float32 [size], None where the model has none there."""

@@ -1,9 +1,9 @@
-"""How much an ONNX model loses and gains against its float32 original, measured side by side in one run.
+"""How much an ONNX encoder loses and gains against its float32 original, measured side by side in one run; `evaluate` is for
+models that write text.
 
 Encoders: cosine of each sentence's two embeddings; Spearman's rank correlation of the similarities of sentence pairs.
-Classifiers: accuracy on labelled lines, and how often both name the same class. Decoders: perplexity as
-`evaluate` has it (windows, the second half counts), and top-1 agreement. Speeds are taken in turns, batch by batch, so
-that what else the machine does falls on both; each is the median of the turns, and the ratio that of the pairs.
+Classifiers: accuracy on labelled lines, and how often both name the same class. Speeds are taken in turns, batch by
+batch, so that what else the machine does falls on both; each is the median of the turns, and the ratio that of the pairs.
 """
 
 from __future__ import annotations
@@ -80,22 +80,6 @@ class ClassifierScore:
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True)
-class DecoderScore:
-    """What a decoder keeps. perplexity_rise: as a share of the reference's; top1: share of positions with the same first choice."""
-
-    positions: int
-    perplexity: float
-    reference_perplexity: float
-    perplexity_rise: float
-    top1: float
-    costs: Costs
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
-
-
 class Runner:
     """A converted model with its tokenizer. threads: 0 for onnxruntime's choice. Raises ModelFileMissing or ModelFileError."""
 
@@ -147,21 +131,6 @@ class Runner:
         """The class of each text (or pair of texts), int [texts]; with a single output, whether it is above 0."""
         scores, _ = self.run(texts)
         return scores.argmax(axis=1) if scores.shape[1] > 1 else (scores[:, 0] > 0).astype(np.int64)
-
-    def log_probabilities(self, tokens: np.ndarray) -> np.ndarray:
-        """Natural-log distributions of the tokens after each of `tokens` [count], float64 [count, vocabulary]."""
-        feed: dict[str, np.ndarray] = {}
-        for wanted in self.session.get_inputs():
-            if wanted.name.startswith("past_key_values"):
-                shape = [1 if at == 0 else 0 if isinstance(size, str) else size for at, size in enumerate(wanted.shape)]
-                feed[wanted.name] = np.zeros(shape, np.float32)
-        plain = {"input_ids": tokens[None], "attention_mask": np.ones((1, len(tokens)), np.int64), "position_ids": np.arange(len(tokens))[None]}
-        feed |= {name: value.astype(np.int64) for name, value in plain.items() if name in self.inputs}
-        [logits] = self.session.run(["logits"], feed)
-        rows = logits[0].astype(np.float64)
-        rows -= rows.max(axis=1, keepdims=True)
-        return rows - np.log(np.exp(rows).sum(axis=1, keepdims=True))
-
 
 def pooling_of(folder: Path) -> str:
     """"mean" or "cls", as 1_Pooling/config.json says; "mean" without it. Raises ModelFileError for other ways."""
@@ -223,27 +192,6 @@ def classifier(reference: Path, candidate: Path, lines: Sequence[tuple[Any, int]
         costs=_costs(first, second),
         speed=tuple(_speed(first.classify, second.classify, texts, batch) for batch in (1, 8)),
     )
-
-
-def decoder(reference: Path, candidate: Path, text: str, *, context: int = 256, threads: int = 0) -> DecoderScore:
-    """Compare two decoders on a text of at least `context` tokens. Raises ModelFileError and InvalidRequest."""
-    first, second = Runner(reference, threads), Runner(candidate, threads)
-    first.tokenizer.no_truncation()
-    tokens = np.array(first.tokenizer.encode(text).ids)
-    if len(tokens) < context:
-        raise InvalidRequest(f"The text has {len(tokens)} tokens; {context} are needed for a window.", param="text", remedy="Give a longer text.")
-    losses: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-    agreed = []
-    for window in tokens[: len(tokens) // context * context].reshape(-1, context):
-        half = slice(context // 2, context - 1)
-        rows = [model.log_probabilities(window)[half] for model in (first, second)]
-        wanted = window[context // 2 + 1 :]
-        for kept, row in zip(losses, rows, strict=True):
-            kept.append(-row[np.arange(len(wanted)), wanted])
-        agreed.append(rows[0].argmax(axis=1) == rows[1].argmax(axis=1))
-    theirs, ours = (float(np.exp(np.concatenate(kept).mean())) for kept in losses)
-    positions = np.concatenate(agreed)
-    return DecoderScore(len(positions), ours, theirs, ours / theirs - 1, float(positions.mean()), _costs(first, second))
 
 
 def spearman(first: np.ndarray, second: np.ndarray) -> float:

@@ -55,7 +55,9 @@ def read(tensor: gguf.ReaderTensor, block: int | None, bits: int = 4) -> Blocks 
     """
     kind = tensor.tensor_type.name
     if kind in UNCHANGED and block is None:
-        return _unpacked(tensor.data, UNCHANGED[kind])
+        blocks = _unpacked(tensor.data, UNCHANGED[kind])
+        check_numbers(blocks.scales, tensor.name)
+        return blocks
     if kind in PLAIN | ROUNDED | {"Q8_0"}:
         values = _floats(tensor)
         if block is None:
@@ -97,9 +99,14 @@ def join(parts: Sequence[Blocks | np.ndarray]) -> Blocks | np.ndarray | None:
 
 def _floats(tensor: gguf.ReaderTensor) -> np.ndarray:
     values = gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False)
-    if not np.isfinite(values).all():
-        raise ModelFileError(f"Tensor {tensor.name} has values that are no numbers.", remedy="The file is damaged: download it again.")
+    check_numbers(values, tensor.name)
     return values
+
+
+def check_numbers(values: np.ndarray, name: str) -> None:
+    """Return when all are numbers. Raises ModelFileError."""
+    if not np.isfinite(values).all():
+        raise ModelFileError(f"Tensor {name} has values that are no numbers.", remedy="The file is damaged: download it again.")
 
 
 def _unpacked(raw: np.ndarray, bits: int) -> Blocks:

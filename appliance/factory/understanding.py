@@ -31,6 +31,9 @@ OWN_SHARE = 0.25
 PLACE_WEIGHT = 4.0
 """A cosine's worth of distance from the tutor's vector, against being wrong about the answer."""
 
+SURE = 0.8
+"""A tutor that gives an answer this share of its belief is taken at its word."""
+
 Draw = Callable[[random.Random], tuple[list[int], int]]
 """One example: prompt tokens and the number of its answer."""
 
@@ -67,6 +70,12 @@ class Marked:
         self._vectors = torch.from_numpy(lessons.vectors)
         self._answers, self._shares = torch.from_numpy(lessons.answers), torch.from_numpy(lessons.shares)
         self.width = lessons.vectors.shape[1]
+        self._sure = np.flatnonzero(lessons.shares[:, 0] >= SURE)
+
+    def draw(self, rng: random.Random) -> tuple[list[int], int]:
+        """The prompt of a text that the tutor is sure of, and the number of the answer it names."""
+        number = int(self._sure[rng.randrange(len(self._sure))])
+        return self._prompts[number], int(self._answers[number, 0])
 
     def loss(self, reader: Reader, count: int, rng: random.Random) -> torch.Tensor:
         """How far the reader is from the tutor's marks on `count` of the texts, one number each."""
@@ -81,12 +90,9 @@ class Marked:
         return means + PLACE_WEIGHT * away
 
 
-def understand(
-    student: Student, draw: Draw, answers: int, recipe: Recipe, folder: Path, tell: Tell, marked: Marked | None = None
-) -> Reader:
+def understand(reader: Reader, draw: Draw, recipe: Recipe, folder: Path, tell: Tell, marked: Marked | None = None) -> None:
     """Train in place, resuming from folder/understanding.pt. marked: a tutor's lessons, which then make up most of a batch.
     See student.fit for errors."""
-    reader = Reader(student, answers, marked.width if marked else 0)
     own = round(recipe.batch * OWN_SHARE) if marked else recipe.batch
 
     def loss(rng: random.Random) -> torch.Tensor:
@@ -96,8 +102,8 @@ def understand(
             return found
         return OWN_SHARE * found + (1 - OWN_SHARE) * marked.loss(reader, recipe.batch - own, rng).mean()
 
-    fit(reader, loss, recipe, folder / "understanding.pt", asdict(student.shape) | {"answers": answers}, tell)
-    return reader
+    shape = asdict(reader.student.shape) | {"answers": reader.head.out_features}
+    fit(reader, loss, recipe, folder / "understanding.pt", shape, tell)
 
 
 def place_words(student: Student, tokenizer: Tokenizer, embed: Callable[[list[str]], np.ndarray]) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import gguf
@@ -47,8 +50,10 @@ def by_onnx(folder: Path, tokens: list[int]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "gpt2"])
-def test_every_family_gives_the_log_probabilities_that_transformers_gives(family, tmp_path):
-    FAMILIES[family].config.update({"hidden_size": 64, "head_dim": 16})  # smaller heads are none for ONNX Runtime
+def test_every_family_gives_the_log_probabilities_that_transformers_gives(family, tmp_path, monkeypatch):
+    config = copy.deepcopy(FAMILIES[family].config)
+    config.update({"hidden_size": 64, "head_dim": 16})  # smaller heads are none for ONNX Runtime
+    monkeypatch.setitem(FAMILIES, family, FAMILIES[family]._replace(config=config))
     _, tokenizer = make(tmp_path / "checkpoint", family)
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint", dtype=torch.float32).eval()
     convert_gguf.convert(tmp_path / "checkpoint", tmp_path / "x.gguf")
@@ -140,6 +145,13 @@ def test_rounding_anew_in_blocks_of_128_loses_little_and_refuses_what_was_rounde
     assert not (tmp_path / "x").exists(), "whole or not at all"
 
 
+@contextmanager
+def gguf_open(path: Path, data: bytes) -> Iterator[dict[str, np.ndarray]]:
+    """The tensors of a GGUF file made of these bytes, to be changed in place."""
+    path.write_bytes(data)
+    yield {tensor.name: tensor.data for tensor in gguf.GGUFReader(path, "r+").tensors}
+
+
 def test_what_cannot_be_converted_is_refused_in_words(tmp_path):
     def refused(path: Path, words: str) -> None:
         with pytest.raises(ModelFileError, match=words):
@@ -152,12 +164,28 @@ def test_what_cannot_be_converted_is_refused_in_words(tmp_path):
     refused(tmp_path / "cut.gguf", "cut")
     (tmp_path / "extra.gguf").write_bytes(whole.replace(b"blk.1.ffn_norm", b"blk.1.ffn_gorm"))
     refused(tmp_path / "extra.gguf", "lacks tensors that every llama has: blk.1.ffn_norm.weight")
+    with gguf_open(tmp_path / "nan.gguf", whole) as tensors:
+        tensors["blk.1.ffn_up.weight"][3, :2] = (0x00, 0x7E)  # the first scale of a row, as f16
+    refused(tmp_path / "nan.gguf", "Tensor blk.1.ffn_up.weight has values that are no numbers")
     kinds = tiny_model.TYPES | {"q5_0": gguf.GGMLQuantizationType.Q5_0}
     tiny_model.TYPES, before = kinds, tiny_model.TYPES
     try:
         refused(tiny_model.write_random(tmp_path / "q5.gguf", kind="q5_0"), "Q5_0, which has no equal")
     finally:
         tiny_model.TYPES = before
+
+
+def test_a_tokenizer_of_another_model_is_refused(model, tmp_path):
+    convert_decoder.convert(model("tiny-spm-q8_0"), tmp_path / "spm")
+    convert_decoder.convert(model("tiny-bpe-q8_0"), tmp_path / "bpe")
+    widths = {}
+    for name in ("spm", "bpe"):
+        with opened(tmp_path / name) as backend:
+            widths[name] = backend.info.vocabulary
+    less, more = sorted(widths, key=widths.get)
+    (tmp_path / less / "tokenizer.json").write_bytes((tmp_path / more / "tokenizer.json").read_bytes())
+    with pytest.raises(ModelFileError, match=f"tokenizer of .* words, but the model knows {widths[less]}"), opened(tmp_path / less):
+        pass
 
 
 def test_what_comes_along(model, tmp_path):

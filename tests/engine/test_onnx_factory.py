@@ -14,9 +14,11 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from appliance import integrity, manifest
+from appliance.engine.backend import Piece
 from appliance.errors import ApplianceError, InvalidRequest, ModelFileError, ModelFileMissing, StorageFailed
-from appliance.factory import certify, embedder, evaluate_onnx
+from appliance.factory import certify, embedder, evaluate, evaluate_onnx
 from appliance.factory.convert_onnx import convert
+from appliance.factory.evaluate import Apart
 from appliance.factory.evaluate_onnx import Runner
 from appliance.factory.quantize_onnx import KINDS, quantize
 
@@ -104,6 +106,12 @@ def torch_output(model, feed: dict[str, np.ndarray], name: str) -> np.ndarray:
 
     with torch.no_grad():
         return getattr(model(**{key: torch.from_numpy(value) for key, value in feed.items()}), name).numpy()
+
+
+def logits(folder: Path, tokens: np.ndarray) -> np.ndarray:
+    """What an exported decoder says after each token, [tokens, vocabulary]."""
+    with Apart(folder, 128, threads=1) as model:
+        return np.array(model.call(model.backend.decode, [Piece(0, 0, tokens.tolist(), "all")]))
 
 
 def operators(folder: Path) -> set[str]:
@@ -231,7 +239,7 @@ def test_a_quantized_encoder_is_smaller_and_still_means_the_same(made, small, ki
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_quantized_decoder_predicts_nearly_the_same(made, small, kind):
     tokens = np.random.default_rng(2).integers(4, 64, 48)
-    ours, theirs = (Runner(f).log_probabilities(tokens) for f in (small("llama", kind), made("llama")[2]))
+    ours, theirs = (logits(f, tokens) for f in (small("llama", kind), made("llama")[2]))
     alike = np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(ours, theirs, strict=True)])
     assert alike > {"int8": 0.99, "int8-block": 0.998, "int4-block": 0.88}[kind], alike
     assert not np.array_equal(ours, theirs)
@@ -300,7 +308,7 @@ def test_a_large_model_keeps_its_weights_in_a_file_of_their_own(made, tmp_path, 
         quantize(made("llama")[2], tmp_path / kind, kind)
         assert len(list((tmp_path / kind).glob("model.onnx*"))) == 2
         tokens = np.arange(4, 20)
-        assert np.isfinite(Runner(tmp_path / kind).log_probabilities(tokens)).all()
+        assert np.isfinite(logits(tmp_path / kind, tokens)).all()
 
 
 def test_what_cannot_be_quantized_is_told_and_leaves_nothing(made, small, tmp_path):
@@ -350,14 +358,14 @@ def test_a_classifier_is_judged_by_the_labels_and_by_agreement(made, small):
 
 def test_a_decoder_is_judged_by_its_perplexity(made, small):
     folder = made("llama")[2]
-    text = " ".join(LINES)
-    same = evaluate_onnx.decoder(folder, folder, text, context=48)
-    assert same.perplexity_rise == 0 and same.top1 == 1 and same.positions % 23 == 0
-    coarse = evaluate_onnx.decoder(folder, small("llama", "int4-block"), text, context=48)
-    assert coarse.perplexity_rise != 0 and coarse.top1 < 1 and coarse.reference_perplexity == same.perplexity
+    text = " ".join(LINES * 3)
+    same = evaluate.score(folder, text, context=96, reference=folder)
+    assert same.kl == 0 and same.top1 == 1 and same.positions % 47 == 0
+    coarse = evaluate.score(small("llama", "int4-block"), text, context=96, reference=folder)
+    assert coarse.kl > 0 and coarse.top1 < 1 and coarse.perplexity != same.perplexity and coarse.positions == same.positions
     with pytest.raises(InvalidRequest) as raised:
-        evaluate_onnx.decoder(folder, folder, "the box", context=48)
-    assert "48 are needed" in str(raised.value)
+        evaluate.score(folder, "the box", context=96)
+    assert "192 are needed" in str(raised.value)
 
 
 def test_a_pooling_that_is_not_known_is_refused(made, tmp_path):

@@ -53,7 +53,7 @@ def weights(tmp_path_factory):
 
 def test_the_whole_way_gives_files_that_answer_and_a_report(data, weights, tmp_path, capfd):
     shape = replace(starter.SHAPE, vocabulary=400, layers=1, ffn=64, context=160)
-    reading = replace(starter.READING, steps=40, batch=16, warmup=5, dropout=0.0)
+    reading = tuple(replace(recipe, steps=steps, batch=16, warmup=5, dropout=0.0) for recipe, steps in zip(starter.READING, (40, 10), strict=True))
     writing = replace(starter.WRITING, steps=120, batch=16, warmup=5, dropout=0.0, learning_rate=3e-3)
     tutoring = replace(starter_lessons.TUTORING, steps=60, batch=16, warmup=5, learning_rate=1e-2)
     course = starter.Course(weights, tutoring, 300, reading, writing)
@@ -67,15 +67,17 @@ def test_the_whole_way_gives_files_that_answer_and_a_report(data, weights, tmp_p
     sizes = [figures["size_bytes"] for figures in report["files"].values()]
     assert sizes == sorted(sizes, reverse=True)
     told = capfd.readouterr().err
-    assert "the tutor names {'in_scope': 1.0, 'out_of_scope': 1.0}" in told and "reading: step 40 of 40" in told
+    assert "the tutor names {'in_scope': 1.0, 'out_of_scope': 1.0}" in told and "reading 1: step 40 of 40" in told
     assert starter.make(data, tmp_path / "out", EMBEDDER, shape, course)["files"] == report["files"]
     told = capfd.readouterr().err
-    assert not any(what in told for what in ("tutoring:", "marking:", "reading: step", "writing:")), "nothing is trained twice"
+    assert not any(what in told for what in ("tutoring:", "marking:", "reading 1:", "reading 2:", "writing:")), "nothing is trained twice"
     starter.ship(tmp_path / "out", tmp_path / "models", report)
     for name in ("starter", "starter-onnx"):
         folder = tmp_path / "models" / name
         paper = manifest.read(folder / "manifest.toml")
         assert paper.name == name and certify.certified(folder, paper.main.sha256, json.loads((folder / "report.json").read_text())["cpu"]) is None
+        if name == "starter-onnx":
+            assert certify.sha256(tmp_path / "models" / "starter" / "starter.gguf") in json.loads((folder / "source.json").read_text())["sha256"]
         assert f"| {report['files']['starter-f32.gguf']['in_scope']:.1%} |" in (folder / "README.md").read_text()
 
 

@@ -182,7 +182,7 @@ def test_a_checkpoint_becomes_a_gguf_file_that_is_quantized_and_compared(made, t
     assert "Windows of 128 tokens, reference large.gguf." in said
     assert len(list(ET.parse(picture).iter("{http://www.w3.org/2000/svg}circle"))) == 2
     found = json.loads(good("eval", small, "--context", 96, "--text", text, "--json"))
-    assert found["kind"] == "GGUF model" and found["models"][0]["perplexity"] > 1 and found["models"][0]["kl"] is None
+    assert found["kind"] == "text generator" and found["models"][0]["perplexity"] > 1 and found["models"][0]["kl"] is None
     again = run("quantize", large, small, "--type", "Q4_0")
     assert again.returncode == 64 and "exists already" in again.stderr
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["all.svg", "large.gguf", "small.gguf", "text.txt"]
@@ -238,6 +238,29 @@ def test_a_file_is_certified_against_its_reference_and_the_certificate_lies_besi
     assert json.loads((tmp_path / "certificate.json").read_text())["file"] == "q8.gguf"
 
 
+# -- GGUF and ONNX ---------------------------------------------------------------------------------
+
+
+def test_a_model_as_gguf_and_as_onnx_stand_in_one_table_and_either_is_certified_and_used(data, tmp_path):
+    gguf, onnx = tiny_model.write_parrot(tmp_path / "parrot.gguf", "Hey, guv"), tmp_path / "parrot-onnx"
+    said = good("convert", gguf, onnx, "--to", "onnx")
+    assert f"appliance models eval {onnx} --reference {gguf}" in said
+    assert said.splitlines()[-1].startswith("From now on this chooses the faster of both") and f"appliance serve --model {gguf}" in said
+    assert "the faster" not in good("convert", gguf, tmp_path / "elsewhere", "--to", "onnx")
+    text = tmp_path / "text.txt"
+    text.write_text("the rain in the night and the soup of the day " * 20)
+    picture = tmp_path / "both.svg"
+    said = good("eval", gguf, onnx, "--reference", onnx, "--text", text, "--context", 128, "--picture", picture)
+    rows = [line.split() for line in said.splitlines() if line.startswith("| parrot")]
+    assert [row[1] for row in rows] == ["parrot.gguf", "parrot-onnx"] and len(list(ET.parse(picture).iter("{http://www.w3.org/2000/svg}circle"))) == 2
+    assert "Windows of 128 tokens, reference parrot-onnx." in said
+    asked = limits(tmp_path, 'max_perplexity_rise = 0.1\nmax_kl = 0.1\nmin_top1 = 0.9\nmin_tokens_per_s = 0.5\n[[golden]]\nprompt = "Who?"\nmust_contain = "Hey"\n')
+    good("add", onnx)
+    assert "it has no certificate" in run("use", "parrot-onnx").stderr
+    assert good("certify", "parrot-onnx", "--limits", asked, "--reference", gguf, "--text", text, "--context", 128).count(" yes") == 5
+    assert "is the default now" in good("use", "parrot-onnx")
+
+
 # -- ONNX ------------------------------------------------------------------------------------------
 
 
@@ -260,15 +283,14 @@ def test_an_encoder_goes_the_whole_way_to_the_catalog(made, data, tmp_path):
     shutil.copytree(large, odd)
     (odd / "config.json").write_text('{"architectures": ["BertForSequenceClassification"], "id2label": {"0": "a", "1": "b"}}')
     refused(
-        (("use", "small"), 65, "serves GGUF models that generate text"),
         (("eval", odd, *brief), 65, "does not compute as an ONNX classifier does"),
         (("eval", small, odd), 64, "small is an ONNX embedder, odd is an ONNX classifier"),
-        (("eval", small, made / "tiny.gguf"), 64, "small is an ONNX embedder, tiny.gguf is a GGUF model"),
+        (("eval", small, made / "tiny.gguf"), 64, "small is an ONNX embedder, tiny.gguf is a text generator"),
         (("quantize", small, tmp_path / "x", "--type", "int8"), 64, "quantized already"),
         (("quantize", large, tmp_path / "x", "--type", "Q4_0"), 64, "for GGUF files"),
         (("quantize", large, tmp_path / "x", "--type", "int8", "--output", "F16"), 64, "--output is for GGUF files"),
         (("quantize", large, tmp_path / "x", "--type", "int8", "--keep", "nothing"), 64, "'nothing'"),
-        (("eval", large, "--picture", tmp_path / "x"), 64, "A picture is drawn of GGUF models"),
+        (("eval", large, "--picture", tmp_path / "x"), 64, "A picture is drawn of text generators"),
         (("eval", large, "--context", 99), 64, "for models that write"),
         (("certify", large, "--limits", asked), 64, "--reference"),
         (("certify", large, "--limits", limits(data, "min_top1 = 1\n")), 64, "Its limits are min_cosine"),
@@ -361,7 +383,7 @@ def test_limits_that_cannot_be_judged_are_refused_before_anything_is_measured(ma
     cases = [
         ("", 78, "sets no limit"),
         ("max_kl = 0.1\n", 64, "--reference"),
-        ("min_cosine = 1\n", 64, "cannot be measured of tiny.gguf, a GGUF model"),
+        ("min_cosine = 1\n", 64, "cannot be measured of tiny.gguf, a text generator"),
         ("golden = 5\nmax_k = 1\n", 78, "Did you mean max_kl?"),
     ]
     for number, (text, _, _) in enumerate(cases):

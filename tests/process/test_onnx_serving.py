@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import tiny_model
+from served import command
 
 from appliance.factory import convert_decoder
 
@@ -67,3 +68,31 @@ def test_a_bad_onnx_folder_is_refused_in_words_and_the_others_go_on(running_serv
     answer = server.chat("hi", model="cut-onnx")
     assert answer.status == 503 and "cut off or damaged" in answer.error["message"] + str(answer.json), answer.json
     assert server.request("POST", "/v1/embeddings", {"input": "still here", "model": "minilm-l6-int8"}).status == 200
+
+
+def test_an_onnx_form_of_another_model_or_of_no_numbers_is_never_taken_for_it(running_server, both, tmp_path):
+    other = tiny_model.write_parrot(tmp_path / "other.gguf", "abc")
+    shutil.copytree(both / "parrot-onnx", tmp_path / "other-onnx")
+    server = running_server("--model", str(other))
+    assert server.chat("hi", max_tokens=20).text == "abc"
+    assert "other-onnx was made of another file than" in server.log
+    server.stop()
+    refused = command("serve", "--model", str(other), "--engine", "onnx", "--port", "0")
+    assert refused.returncode == 65 and "was made of another file" in refused.stderr, refused.stderr
+    shutil.rmtree(tmp_path / "other-onnx")
+    convert_decoder.convert(other, tmp_path / "other-onnx")
+    data = tmp_path / "other-onnx" / "model.onnx.data"
+    data.write_bytes(b"\xff" * data.stat().st_size)  # not one number
+    server = running_server("--model", str(other))
+    assert server.chat("hi", max_tokens=20).text == "abc"
+    assert "computes values that are no numbers" in server.log
+
+
+def test_another_files_onnx_form_may_stand_for_a_model_where_that_was_said(running_server, both, tmp_path):
+    (tmp_path / "small.gguf").write_bytes((both / "parrot.gguf").read_bytes())
+    with (tmp_path / "small.gguf").open("ab") as file:
+        file.write(b"\0")  # the same model in another file
+    convert_decoder.convert(both / "parrot.gguf", tmp_path / "small-onnx", stands_for=tmp_path / "small.gguf")
+    server = running_server("--model", str(tmp_path / "small.gguf"))
+    server.wait_healthy()
+    assert "small is served by " in server.log and "tokens/s" in server.log

@@ -73,6 +73,18 @@ def test_a_certificate_is_bound_to_the_file_and_the_processor(tmp_path):
     assert certify.certified(tmp_path, "", "cpu") == "its certificate cannot be read"
 
 
+def test_a_certificate_of_an_onnx_model_is_bound_to_the_weights_beside_the_graph_too(tmp_path):
+    graph, weights = tmp_path / "model.onnx", tmp_path / "model.onnx.data"
+    graph.write_bytes(b"graph")
+    weights.write_bytes(b"weights")
+    certify.write_certificate(tmp_path, graph, "cpu", GOOD, certify.judge(Limits(max_kl=1.0), GOOD), "2026-11-22")
+    assert certify.certified(tmp_path, certify.sha256(graph), "cpu") is None
+    weights.write_bytes(b"weightz")
+    assert certify.certified(tmp_path, certify.sha256(graph), "cpu") == "its certificate is for another file"
+    weights.unlink()
+    assert certify.certified(tmp_path, certify.sha256(graph), "cpu") == "its certificate is for another file"
+
+
 def test_a_model_that_fails_gets_no_certificate_and_keeps_none_of_it(tmp_path):
     model = tmp_path / "m.gguf"
     model.write_bytes(b"weights")

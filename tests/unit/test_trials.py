@@ -1,6 +1,7 @@
 """Which of two forms of a model is served: measured once, remembered, and said in words."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -36,10 +37,19 @@ def test_an_engine_that_cannot_serve_the_model_loses_and_a_stop_is_no_result(tmp
 
     rates = Trials(tmp_path / "e.json").rates("a", {"llama": refused, "onnx": lambda: RATES["onnx"]})
     assert rates == {"llama": {}, "onnx": RATES["onnx"]} and fastest(rates) == "onnx"
+    assert not (tmp_path / "e.json").exists(), "what fails today may be mended tomorrow"
+    Trials(tmp_path / "e.json").rates("a", {"llama": lambda: RATES["llama"], "onnx": lambda: RATES["onnx"]})
     assert fastest({"llama": {}, "onnx": {}}) == "llama", "its own error is then the one that is told"
     with pytest.raises(Draining):
         Trials(tmp_path / "e.json").rates("b", {"llama": stopped, "onnx": lambda: RATES["onnx"]})
     assert "b" not in json.loads((tmp_path / "e.json").read_text())["rates"]
+
+
+@pytest.mark.parametrize("rate", [-5, 0, 1e999, "5", None, [1], True])
+def test_a_remembered_rate_that_cannot_be_is_measured_again(tmp_path, rate):
+    path = tmp_path / "e.json"
+    path.write_text(json.dumps({"rates": {"a": {"llama": {"1": rate}, "onnx": {"1": 5.0}}}}))
+    assert Trials(path).rates("a", {name: lambda name=name: RATES[name] for name in RATES}) == RATES
 
 
 def test_the_mean_over_the_loads_decides_and_prompts_do_not():
@@ -64,7 +74,7 @@ def test_a_gguf_file_may_have_its_onnx_form_beside_it(tmp_path):
     both = entry(tmp_path)
     assert both.engine == "auto" and (both.twin.name, both.twin.path, both.twin.engine) == ("x", tmp_path / "x-onnx", "onnx")
     assert (entry(tmp_path, engine=["llama"]).engine, entry(tmp_path, engine=["llama"]).twin) == ("llama", None)
-    assert entry(tmp_path, engine=["onnx"]) == both.twin
+    assert entry(tmp_path, engine=["onnx"]) == replace(both.twin, form_of=tmp_path / "x.gguf")
 
 
 def test_each_model_may_have_its_own_engine(tmp_path):
