@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +16,7 @@ from appliance.clock import Clock, monotonic
 from appliance.engine.client import EngineClient
 from appliance.engine.messages import Generate
 from appliance.engine.supervisor import Supervisor
-from appliance.errors import ApplianceError, Cancelled, DeadlineExceeded, Draining, EngineLost, ModelLoading, QueueFull
+from appliance.errors import ApplianceError, Cancelled, DeadlineExceeded, Draining, ModelLoading, QueueFull
 from appliance.metrics import Metrics
 from appliance.types import (
     ChatPrompt,
@@ -134,7 +133,7 @@ class Pipeline:
         gone: Callable[[], bool] = lambda: False,
     ) -> Any:
         """Work for an encoder, which waits its turn as an answer does: embed, rerank, classify or tokens, with the arguments and
-        results of `engine.encoder_loop`. A request that an engine was lost with is given to the next one once.
+        results of `engine.encoder`. A request that an engine was lost with is given to the next one once.
 
         gone: whether the client has left; asked every TICK_S. Raises Cancelled then, and otherwise what went wrong.
         """
@@ -157,13 +156,7 @@ class Pipeline:
             while not place.granted.wait(TICK_S):
                 left()
             self._metrics.queue_wait(name, self._clock() - began)
-            try:
-                result = engine.client.ask(what, args, float("inf"), left)
-            except EngineLost:
-                time.sleep(TICK_S)  # its supervisor notices a moment after we do
-                for _ in self._wait_ready(engine.supervisor, deadline):
-                    left()
-                result = engine.client.ask(what, args, float("inf"), left)
+            result = engine.client.compute(what, args, left)
         except ApplianceError as error:
             self._metrics.failed(name, error.code)
             raise

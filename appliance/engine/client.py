@@ -6,31 +6,19 @@ child sends. A child that dies takes with it what had already streamed; the rest
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from appliance.clock import monotonic
-from appliance.engine.channel import Channel, ChannelClosed
-from appliance.engine.messages import Answer, Ask, Cancel, Frame, Generate
-from appliance.errors import (
-    ApplianceError,
-    Cancelled,
-    InvalidRequest,
-    RequestQuarantined,
-    Unavailable,
-    from_wire,
-)
+from appliance.engine.asking import QUARANTINE_AFTER, Questions, digest, quarantined, send
+from appliance.engine.channel import Channel
+from appliance.engine.messages import Answer, Cancel, Frame, Generate
+from appliance.errors import ApplianceError, Cancelled, InvalidRequest, from_wire
 from appliance.types import Delta, Event, Failed, Finished, TokenLogprob, Usage
 
 Deliver = Callable[[Event], None]
-QUARANTINE_AFTER = 2
-LOOK_S = 0.25
-"""How often a thread that waits for an answer looks whether anybody still wants it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -48,34 +36,25 @@ class Ticket:
     cancelled: bool = False
 
 
-@dataclass(slots=True)
-class _Question:
-    done: threading.Event
-    answer: Answer | None = None
-    error: ApplianceError | None = None
-
-
 def fingerprint(ask: Generate) -> str:
     """What makes two requests the same request, for quarantine: everything but the id."""
-    parts = [ask.prompt, ask.sampling, ask.max_tokens, ask.stop, ask.logprobs, ask.echo]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return digest([ask.prompt, ask.sampling, ask.max_tokens, ask.stop, ask.logprobs, ask.echo])
 
 
 class EngineClient:
-    """Tickets of one engine. `on_frame` gets each frame's `load` and `started` for the metrics."""
+    """Tickets and questions of one engine. `on_frame` gets each frame's `load` and `started` for the metrics."""
 
     def __init__(self, on_frame: Callable[[Frame], None] = lambda frame: None) -> None:
         self._lock = threading.Lock()
         self._channel: Channel | None = None
         self._tickets: dict[str, Ticket] = {}
-        self._questions: dict[str, _Question] = {}
+        self._questions = Questions()
         self._deaths: Counter[str] = Counter()
         self._suspects: list[Ticket] = []
         self._on_trial: Ticket | None = None
         self._on_frame = on_frame
         self._gone: ApplianceError | None = None
         self._sender: threading.Thread | None = None
-        self._next_question = 0
         self.steps = 0
 
     # -- for anybody -------------------------------------------------------------------------------------------
@@ -89,10 +68,7 @@ class EngineClient:
         ticket = Ticket(ask, index, deliver, fingerprint(ask))
         with self._lock:
             if self._deaths[ticket.fingerprint] >= QUARANTINE_AFTER:
-                raise RequestQuarantined(
-                    "This very request has brought the engine down twice and is not tried again.",
-                    remedy="Change the prompt; the engine's log says how it died.",
-                )
+                raise quarantined("prompt")
             if self._gone:
                 raise self._gone
             if ask.id in self._tickets:
@@ -117,47 +93,19 @@ class EngineClient:
         if not at_the_child:
             ticket.deliver(Failed(ticket.index, Cancelled("The client left.")))
         else:
-            self._send(channel, Cancel(request_id))
+            send(channel, Cancel(request_id))
 
-    def ask(
-        self, what: str, args: dict[str, Any], timeout_s: float, gone: Callable[[], bool] = lambda: False
-    ) -> Any:
-        """Put a question to the child and wait for its answer. Raises what the child raised, or Unavailable.
+    def ask(self, what: str, args: dict[str, Any], timeout_s: float) -> Any:
+        """tokenize, detokenize or template; waits for a child while there is none. Raises what the child raised, EngineLost
+        when it was lost with the question, and Unavailable."""
+        return self._questions.ask(what, args, timeout_s, lambda: False, work=False)
 
-        gone: asked every LOOK_S; when it is true (then Cancelled is raised) or raises itself, and when the time is over, the
-        child is told that nobody waits any more.
+    def compute(self, what: str, args: dict[str, Any], gone: Callable[[], bool] = lambda: False) -> Any:
+        """Work for an encoder, which the next child does once more when one is lost with it. gone: see Questions.ask.
+
+        Raises what the child raised, EngineLost, Cancelled, what `gone` raises, and RequestQuarantined.
         """
-        question = _Question(threading.Event())
-        with self._lock:
-            channel = self._channel
-            if channel is None:
-                raise Unavailable("The engine is not running just now.", retry_after_s=2)
-            self._next_question += 1
-            key = f"q{self._next_question}"
-            self._questions[key] = question
-        try:
-            self._send(channel, Ask(key, what, args))
-            until = monotonic() + timeout_s
-            while not question.done.wait(max(0.0, min(LOOK_S, until - monotonic()))):
-                if gone():
-                    raise Cancelled("The client left.")
-                if monotonic() >= until:
-                    raise Unavailable(f"The engine did not answer within {timeout_s:g} s.", retry_after_s=2)
-        except ValueError as error:
-            raise InvalidRequest(f"This is too large to be asked: {error}.") from None
-        except ApplianceError:
-            self._send(channel, Cancel(key))
-            raise
-        finally:
-            with self._lock:
-                self._questions.pop(key, None)
-        if question.error:
-            raise question.error
-        if question.answer is None:
-            raise Unavailable("The engine ended without an answer.", retry_after_s=2)
-        if question.answer.error:
-            raise from_wire(question.answer.error)
-        return question.answer.result
+        return self._questions.ask(what, args, float("inf"), gone, work=True)
 
     def outstanding(self) -> int:
         """Sequences and questions that the child still owes an end."""
@@ -167,18 +115,12 @@ class EngineClient:
     def _hand_over(self, channel: Channel, ticket: Ticket) -> ApplianceError | None:
         """Send a ticket's request. One that is too large for the channel loses its ticket; the error is returned."""
         try:
-            self._send(channel, ticket.ask)
+            send(channel, ticket.ask)
         except ValueError as error:
             with self._lock:
                 self._tickets.pop(ticket.ask.id, None)
             return InvalidRequest(f"The request is too large for the engine: {error}.")
         return None
-
-    def _send(self, channel: Channel, message: Any) -> None:
-        try:
-            channel.send(message)
-        except ChannelClosed:
-            pass  # the supervisor sees the same end of stream and settles every ticket
 
     # -- for the supervisor's thread ---------------------------------------------------------------------------
 
@@ -192,6 +134,7 @@ class EngineClient:
             waiting = [t for t in tickets if t not in self._suspects]
         self._resend(channel, waiting)
         self._try_next_suspect()
+        self._questions.attach(channel)
 
     def _try_next_suspect(self) -> None:
         with self._lock:
@@ -206,13 +149,13 @@ class EngineClient:
         # On a thread of its own: this one must go on reading, or two full sockets would wait for each other.
         before = self._sender
 
-        def send() -> None:
+        def resend() -> None:
             if before:
                 before.join()
             self._send_again(channel, tickets)
 
         if tickets:
-            self._sender = threading.Thread(target=send, name="engine-resend", daemon=True)
+            self._sender = threading.Thread(target=resend, name="engine-resend", daemon=True)
             self._sender.start()
 
     def _send_again(self, channel: Channel, tickets: list[Ticket]) -> None:
@@ -220,16 +163,12 @@ class EngineClient:
             if error := self._hand_over(channel, ticket):
                 ticket.deliver(Failed(ticket.index, error))
             elif ticket.cancelled:  # its Cancel may have been faster
-                self._send(channel, Cancel(ticket.ask.id))
+                send(channel, Cancel(ticket.ask.id))
 
     def take(self, message: Frame | Answer) -> None:
         """Deliver what the child sent."""
         if isinstance(message, Answer):
-            with self._lock:
-                question = self._questions.get(message.id)
-            if question:
-                question.answer = message
-                question.done.set()
+            self._questions.take(message)
             return
         self.steps = message.step
         with self._lock:
@@ -268,10 +207,11 @@ class EngineClient:
             # A child to blame that had begun nothing died of taking one of them in.
             unannounced = blame and not any(ticket.started for ticket in self._tickets.values())
             lost, left, kept = [], [], {}
+            near: set[str] = set()  # several may be the same request, and a death counts once
             for key, ticket in self._tickets.items():
                 begun = ticket.started or unannounced
                 if blame and begun:
-                    self._deaths[ticket.fingerprint] += 1
+                    near.add(ticket.fingerprint)
                 # What the child had not begun cannot have killed it and may wait for any number of children.
                 if ticket.cancelled:
                     left.append(ticket)
@@ -282,7 +222,7 @@ class EngineClient:
                     ticket.started = False
                     kept[key] = ticket
             self._tickets = kept
-            questions = list(self._questions.values())
+            self._deaths.update(near)
         if self._sender:
             self._sender.join()
             self._sender = None
@@ -290,18 +230,17 @@ class EngineClient:
             ticket.deliver(Failed(ticket.index, Cancelled("The client left.")))
         for ticket in lost:
             ticket.deliver(Failed(ticket.index, why))
-        for question in questions:
-            question.error = why
-            question.done.set()
+        self._questions.detach(why, blame)
 
     def fail_all(self, why: ApplianceError) -> None:
-        """No child will come: every ticket ends now, and so does what is submitted later."""
+        """No child will come: every ticket and question ends now, and so does what comes later."""
         with self._lock:
             self._gone = why
             tickets, self._tickets = list(self._tickets.values()), {}
             self._channel = None
         for ticket in tickets:
             ticket.deliver(Failed(ticket.index, why))
+        self._questions.fail_all(why)
 
 
 def _logprobs(entries: list[Any] | None) -> tuple[TokenLogprob, ...]:

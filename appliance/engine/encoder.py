@@ -2,9 +2,10 @@
 
 Questions (messages.Ask) and their answers; `input[3]` in an error is the text with that index:
 
-    embed     {inputs: [text or token ids], kind: query|document|null, dimensions, truncate}
+    embed     {inputs: [text or token ids], kind: query|document|null, dimensions, normalize: null as the model does, truncate}
               -> {vectors: base64 of little-endian float32 [texts x dim], dim, tokens: [of each text]}
-    rerank    {query, documents, truncate} -> {scores: [0 to 1], logits, tokens: of all pairs}
+    rerank    {query, documents, truncate: documents, never the query, document_tokens: null or how many of a document count}
+              -> {scores: [0 to 1], logits, tokens: of all pairs}
     classify  {inputs, labels: null or [text] (zero-shot), multi_label, template, truncate}
               -> {labels, scores: [[of each label] of each text], tokens: [of each text]}
     tokens    {inputs, truncate} -> {entities: [[{label, score, start, end, text}] of each text], tokens: [of each text]}
@@ -24,8 +25,9 @@ from appliance.engine.entities import Mark, entities
 from appliance.errors import ContextLengthExceeded, InvalidRequest
 from appliance.types import ModelInfo
 
-SAMPLE_CHARS = 64
-"""Of a text with more characters than this for each token that the model takes, the beginning is looked at first."""
+TOKEN_CHARS = 64
+"""A text with more characters than this for each token that the model takes is too long without being read."""
+SHORTEN = "Shorten it, cut it into parts, or send truncate: true."
 HYPOTHESIS = "This example is {}."
 NOUNS = {
     "embed": "an embedding model", "rerank": "a reranker", "classify": "a text classifier", "tokens": "a token classifier",
@@ -73,8 +75,11 @@ class Encoder(ABC):
     """Most tokens in one batch, padding counted, unless a single sequence is longer."""
 
     @abstractmethod
-    def read(self, text: str, other: str | None, *, truncate: bool, skip: int, param: str) -> Row:
-        """The row of a text, or of a pair. Raises ContextLengthExceeded unless it fits or may be cut."""
+    def read(self, text: str, other: str | None, *, truncate: bool, skip: int, param: str, most: int = 0) -> Row:
+        """The row of a text, or of a pair. Raises ContextLengthExceeded unless it fits or may be cut.
+
+        most: of a pair only the second text is cut, so that the row has at most so many tokens; more are needed for the first.
+        """
 
     @abstractmethod
     def compute(self, rows: list[Row]) -> list[np.ndarray]:
@@ -112,26 +117,28 @@ class Encoder(ABC):
         """The answer to a question from the results of its rows, in order."""
         return getattr(self, f"_answer_to_{what}")(args, rows, results)
 
-    def too_long(self, tokens: int, param: str, about: str = "") -> ContextLengthExceeded:
+    def too_long(self, tokens: int, param: str) -> ContextLengthExceeded:
         """The error for a sequence that does not fit."""
         return ContextLengthExceeded(
-            f"{param} has {about}{tokens} tokens; {self.info.name} takes {self.head.limit_tokens}.",
+            f"{param} has {tokens} tokens; {self.info.name} takes {self.head.limit_tokens}.",
             param=param,
-            remedy="Shorten it, cut it into parts, or let it be truncated.",
+            remedy=SHORTEN,
         )
 
-    def count_tokens(self, text: str) -> int:
-        """Tokens of a text without anything around it."""
-        return len(self.tokenize(text, add_special=False, parse_special=False))
-
     def beginning(self, text: str, *, truncate: bool, param: str) -> str:
-        """As much of a text as can matter: most of a huge one is not even tokenized, because others wait meanwhile."""
-        sample = text[: self.head.limit_tokens * SAMPLE_CHARS]
-        if len(text) < 2 * len(sample) or (count := self.count_tokens(sample)) <= self.head.limit_tokens:
-            return text
-        if not truncate:
-            raise self.too_long(count * len(text) // len(sample), param, "about ")
-        return sample
+        """As much of a text as can matter: the rest is not even tokenized, because others wait meanwhile.
+
+        Raises ContextLengthExceeded where there is a rest, unless it may be cut off.
+        """
+        limit = self.head.limit_tokens
+        most = limit * TOKEN_CHARS
+        if len(text) > most and not truncate:
+            raise ContextLengthExceeded(
+                f"{param} has {len(text)} characters; {self.info.name} takes {limit} tokens, and at most {most} characters.",
+                param=param,
+                remedy=SHORTEN,
+            )
+        return text[:most]
 
     # -- embed -------------------------------------------------------------------------------------------------
 
@@ -168,7 +175,8 @@ class Encoder(ABC):
     def _answer_to_embed(self, args: dict[str, Any], rows: list[Row], results: list[np.ndarray]) -> dict[str, Any]:
         dim = args.get("dimensions") or self.info.dimensions
         vectors = np.array(results, "<f4").reshape(len(rows), self.info.dimensions)[:, :dim]
-        if self.head.normalize:
+        normalize = args.get("normalize")
+        if self.head.normalize if normalize is None else normalize:
             vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return {
             "vectors": base64.b64encode(np.ascontiguousarray(vectors, "<f4")).decode("ascii"),
@@ -179,12 +187,21 @@ class Encoder(ABC):
     # -- rerank ------------------------------------------------------------------------------------------------
 
     def _rows_to_rerank(self, args: dict[str, Any]) -> Iterator[Row]:
-        query, truncate = args["query"], bool(args.get("truncate"))
-        query = self.beginning(query, truncate=truncate, param="query")
-        if not truncate and (count := self.count_tokens(query)) > self.head.limit_tokens:
-            raise self.too_long(count, "query")
+        query, truncate, limit = args["query"], bool(args.get("truncate")), self.head.limit_tokens
+        try:
+            alone = len(self.read(query, "", truncate=False, skip=0, param="query").ids)
+        except ContextLengthExceeded as error:
+            error.remedy = "Shorten it: queries are never cut."
+            raise
+        if alone == limit:
+            raise ContextLengthExceeded(
+                f"query has {alone} tokens, which leaves no room for a document; {self.info.name} takes {limit} for both.",
+                param="query",
+                remedy="Shorten it: queries are never cut.",
+            )
+        most = min(limit, alone + (args.get("document_tokens") or limit))
         for at, document in enumerate(args["documents"]):
-            yield self.read(query, document, truncate=truncate, skip=0, param=f"documents[{at}]")
+            yield self.read(query, document, truncate=truncate, skip=0, param=f"documents[{at}]", most=most)
 
     def _answer_to_rerank(self, args: dict[str, Any], rows: list[Row], results: list[np.ndarray]) -> dict[str, Any]:
         logits = [float(result[0]) for result in results]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from appliance.engine.encoder import Activation
+from appliance.engine.model_files import read_text
 from appliance.errors import ModelFileError, ModelFileMissing
 from appliance.types import Task
 
@@ -132,13 +133,11 @@ def read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
 
 def _read(path: Path, default: Any) -> Any:
     try:
-        return json.loads(path.read_text("utf-8"))
+        return json.loads(read_text(path))
     except (FileNotFoundError, NotADirectoryError):
         if default is not None:
             return default
         raise ModelFileMissing(f"{path.name} is missing in {path.parent}.", remedy=REMEDY) from None
-    except OSError as error:
-        raise ModelFileError(f"{path} cannot be read: {error.strerror}.", remedy="Check its permissions.") from None
     except (ValueError, RecursionError) as error:
         raise ModelFileError(f"{path} cannot be read as JSON: {error}.", remedy=REMEDY) from None
 

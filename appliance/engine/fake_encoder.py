@@ -63,7 +63,7 @@ class FakeEncoder(Encoder):
         self.head = Head(context_tokens, prompts={"query": "query: "}, entailment=(0, 2) if kind == "nli" else None)
         self._dimensions = dimensions
 
-    def read(self, text: str, other: str | None, *, truncate: bool, skip: int, param: str) -> Row:
+    def read(self, text: str, other: str | None, *, truncate: bool, skip: int, param: str, most: int = 0) -> Row:
         """See Encoder.read."""
         text = self.beginning(text, truncate=truncate, param=param)
         found = list(WORD.finditer(text))
@@ -71,12 +71,12 @@ class FakeEncoder(Encoder):
         marks = [Mark(0, 0, -1), *(Mark(m.start(), m.end(), at) for at, m in enumerate(found)), Mark(0, 0, -1)]
         types = [0] * len(tokens)
         if other is not None:
-            second = [*WORD.findall(other), LAST]
+            second = [*WORD.findall(self.beginning(other, truncate=truncate, param=param)), LAST]
             tokens += second
             types += [1] * len(second)
-        limit = self.head.limit_tokens
-        if len(tokens) > limit and not truncate:
+        if len(tokens) > self.head.limit_tokens and not truncate:
             raise self.too_long(len(tokens), param)
+        limit = most if truncate and most else self.head.limit_tokens
         return Row([self._id(token) for token in tokens[:limit]], types[:limit] if other is not None else [], 0, marks[:limit])
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:

@@ -138,7 +138,7 @@ class LlamaEncoder(Encoder):
 
     # -- reading -----------------------------------------------------------------------------------------------
 
-    def read(self, text: str, other: str | None, *, truncate: bool, skip: int, param: str) -> Row:
+    def read(self, text: str, other: str | None, *, truncate: bool, skip: int, param: str, most: int = 0) -> Row:
         """See Encoder.read. A text that is cut keeps the token that ends every text."""
         limit = self.head.limit_tokens
         tokens = self.tokenize(self.beginning(text, truncate=truncate, param=param), add_special=True, parse_special=False)

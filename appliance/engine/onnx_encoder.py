@@ -65,7 +65,7 @@ class OnnxEncoder(Encoder):
         self._inputs = _inputs_of(self._session, folder.name)
         self._output = _output_of(self._session, config, folder.name)
         self._multiple = 1
-        width = self._try_out(folder.name)
+        width = self._try_out(folder.name, self._words.vocabulary - 1)
         labels = _check_labels(config, width, folder) if config.task in ("classify", "tokens") else ()
         pooling = f", {config.pooling} pooling" if self._output in STATES else ""
         self.info = ModelInfo(
@@ -95,8 +95,9 @@ class OnnxEncoder(Encoder):
         else:
             self._multiple, self.max_rows = self._probe()
 
-    def _try_out(self, name: str) -> int:
-        """Compute one token; the width of what comes out. Raises ModelFileError where that is not what the task needs."""
+    def _try_out(self, name: str, highest: int) -> int:
+        """Compute one token, and the highest one; the width of what comes out. Raises ModelFileError where that cannot be done
+        or is not what the task needs."""
         try:
             [result] = self.compute([Row([0])])
         except RuntimeError as error:
@@ -107,17 +108,22 @@ class OnnxEncoder(Encoder):
         if self._config.task == "rerank" and result.shape[-1] != 1:
             words = f"{name} has {result.shape[-1]} scores for a pair, not one."
             raise ModelFileError(words, remedy="Correct id2label in its config.json.")
+        try:
+            self.compute([Row([highest])])
+        except RuntimeError as error:
+            words = f"{name}: its tokenizer.json has tokens up to number {highest}, which the model does not have ({error})."
+            raise ModelFileError(words, remedy="The two are of different models: copy the tokenizer that belongs to it.") from error
         return result.shape[-1]
 
     # -- reading -----------------------------------------------------------------------------------------------
 
-    def read(self, text: str, other: str | None, *, truncate: bool, skip: int, param: str) -> Row:
-        """See Encoder.read. Of a pair the longer text is cut first."""
+    def read(self, text: str, other: str | None, *, truncate: bool, skip: int, param: str, most: int = 0) -> Row:
+        """See Encoder.read. Without `most` the longer text of a pair is cut first."""
         text, other = (self._clean(part, truncate, param) if part is not None else None for part in (text, other))
         tokenizer, limit = self._words.tokenizer, self.head.limit_tokens
         try:
             if truncate:
-                tokenizer.enable_truncation(limit, strategy="longest_first")
+                tokenizer.enable_truncation(most or limit, strategy="only_second" if most else "longest_first")
             found = tokenizer.encode(text, other)
         except Exception as error:  # the library raises the plain class
             words = f"{param}: the model's tokenizer cannot read this text: {str(error)[:200]}."

@@ -22,6 +22,7 @@ EXPORT_AGAIN = "Export the model again with standard operators for an opset of t
 COMPLAINTS = (
     ("Protobuf parsing failed", "it is damaged, cut off or no ONNX model", AGAIN),
     ("No graph was found", "it is empty or no ONNX model", AGAIN),
+    ("escapes model directory", "the file with its weights is a link to a place outside its folder", f"Put {DATA} itself into the folder."),
     ("data path", "its weights are in a file of their own that is not beside it", f"Copy {DATA} into the same folder."),
     ("External initializer", "the file with its weights is cut off or damaged", f"Copy or download {DATA} again."),
     ("not a registered function/op", "it uses an operator that this onnxruntime does not have", EXPORT_AGAIN),

@@ -18,6 +18,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders
 
 from appliance.engine.chat_template import ChatTemplate
+from appliance.engine.model_files import TOKENIZER_BYTES, read_text
 from appliance.errors import ApplianceError, InvalidRequest, ModelFileError, ModelFileMissing
 
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
@@ -157,14 +158,12 @@ class Words:
 
 def _load(path: Path) -> Tokenizer:
     try:
-        text = path.read_text("utf-8")
+        text = read_text(path, TOKENIZER_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         raise ModelFileMissing(
             f"tokenizer.json is missing in {path.parent}.",
             remedy="Copy it there; transformers makes one: AutoTokenizer.from_pretrained(MODEL).save_pretrained(FOLDER).",
         ) from None
-    except OSError as error:
-        raise ModelFileError(f"{path} cannot be read: {error.strerror}.", remedy="Check its permissions.") from None
     except UnicodeDecodeError:
         raise ModelFileError(f"{path} is not text.", remedy="Download it again.") from None
     with _failing(lambda why: _damaged(path, why)):
@@ -192,11 +191,9 @@ def _failing(refusal: Callable[[str], ApplianceError]) -> Iterator[None]:
 def _optional(path: Path) -> dict[str, Any]:
     """A file with a JSON object, empty where there is none. Raises ModelFileError."""
     try:
-        found = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
+        found = json.loads(read_text(path))
+    except (FileNotFoundError, NotADirectoryError):
         return {}
-    except OSError as error:
-        raise ModelFileError(f"{path} cannot be read: {error.strerror}.", remedy="Check its permissions.") from None
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
@@ -207,10 +204,10 @@ def _optional(path: Path) -> dict[str, Any]:
 def _template_source(folder: Path, settings: dict[str, Any]) -> str:
     """The chat template, the one called "default" where there are several (or the only one), "" for none."""
     try:
-        return (folder / "chat_template.jinja").read_text("utf-8")
+        return read_text(folder / "chat_template.jinja")
     except FileNotFoundError:
         pass
-    except (OSError, UnicodeDecodeError):
+    except UnicodeDecodeError:
         raise ModelFileError(f"{folder / 'chat_template.jinja'} cannot be read.", remedy="Download it again.") from None
     found = _optional(folder / "chat_template.json").get("chat_template") or settings.get("chat_template")
     if isinstance(found, list):

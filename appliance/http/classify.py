@@ -11,7 +11,7 @@ from appliance.errors import InvalidRequest
 from appliance.http import schemas
 from appliance.http.answering import reply
 from appliance.http.contract import Services
-from appliance.http.encoding import compute, listed, new_id, texts, truncate, usage
+from appliance.http.encoding import compute, listed, new_id, texts, truncate, unwrapped, usage
 from appliance.http.incoming import read_body
 from appliance.http.json_body import flag, text, wrong
 
@@ -30,7 +30,7 @@ def blueprint(services: Services) -> Blueprint:
     def classify() -> Response:
         body = read_body()
         model = services.pipeline.resolve(schemas.model_name(body), TASKS)
-        inputs, labels = texts(body.get("input"), "input"), _labels(body.get("labels"))
+        inputs, labels = texts(unwrapped(body.get("input"), "input"), "input"), _labels(body.get("labels"))
         if labels and len(inputs) * len(labels) > MAX_PAIRS:
             raise InvalidRequest(
                 f"{len(inputs)} texts x {len(labels)} labels makes {len(inputs) * len(labels)} pairs; the limit is {MAX_PAIRS}.",

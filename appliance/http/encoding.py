@@ -32,6 +32,20 @@ def texts(value: Any, name: str) -> list[str]:
     return [_full(text(item, f"{name}[{number}]"), f"{name}[{number}]") for number, item in enumerate(items)]
 
 
+def unwrapped(value: Any, name: str) -> Any:
+    """A list with the texts of objects such as {"text": "..."} in place of these; anything else as it is."""
+    if not isinstance(value, list) or len(value) > MAX_TEXTS:
+        return value
+    return [_text_of(item, f"{name}[{number}].text") if isinstance(item, dict) else item for number, item in enumerate(value)]
+
+
+def _text_of(item: dict[str, Any], name: str) -> str:
+    found = item.get("text")
+    if not isinstance(found, str):
+        raise wrong(name, found, 'a text, or an object such as {"text": "..."}')
+    return _full(text(found, name), name)
+
+
 def listed(value: Any, name: str, wanted: str) -> list[Any]:
     """A list of 1 to MAX_TEXTS things."""
     if not isinstance(value, list):
@@ -49,16 +63,20 @@ def _full(value: str, name: str) -> str:
     return value
 
 
-def truncate(body: Mapping[str, Any]) -> bool:
-    """Whether a text that is too long is cut at its end; also in Cohere's words."""
-    value = body.get("truncate")
-    if value == "START":
-        raise unsupported("truncate", "Cutting a text at its beginning is")
-    if value in ("END", "NONE"):
-        return value == "END"
-    if isinstance(value, str):
-        raise InvalidRequest(f"truncate is {show(value)}; it can be true, false, END or NONE.", param="truncate")
-    return flag(body, "truncate")
+def truncate(body: Mapping[str, Any], default: bool = False) -> bool:
+    """Whether a text that is too long is cut at its end; also in Cohere's and TEI's words, and by Voyage's name."""
+    for name, value in (("truncate", "START"), ("truncation_direction", "Left")):
+        if body.get(name) == value:
+            raise unsupported(name, "Cutting a text at its beginning is")
+    for name in ("truncate", "truncation"):
+        value = body.get(name)
+        if value in ("END", "NONE"):
+            return value == "END"
+        if isinstance(value, str):
+            raise InvalidRequest(f"{name} is {show(value)}; it can be true, false, END or NONE.", param=name)
+        if value is not None:
+            return flag(body, name)
+    return default
 
 
 def compute(services: Services, model: str, what: str, args: dict[str, Any]) -> Any:

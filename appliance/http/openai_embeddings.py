@@ -13,13 +13,22 @@ from flask import Blueprint, Response
 from appliance.errors import InvalidRequest
 from appliance.http import schemas
 from appliance.http.contract import Services
-from appliance.http.encoding import compute, listed, texts, truncate, usage
+from appliance.http.encoding import compute, listed, texts, truncate, unwrapped, usage
 from appliance.http.fields import INT32_MAX
 from appliance.http.incoming import read_body
-from appliance.http.json_body import integer, show, wrong
+from appliance.http.json_body import flag, integer, show, wrong
 from appliance.http.unsupported import unsupported
 
 FORMATS = ("float", "base64")
+FORMAT_NAMES = ("encoding_format", "embedding_type", "embedding_types", "output_dtype")
+"""OpenAI's, Jina's, Cohere's and Voyage's; Cohere sends a list."""
+UNSUPPORTED = {
+    "late_chunking": "Late chunking is", "return_multivector": "A vector for each token is",
+    "prompt_name": "A choice among the model's prompts by name is", "truncate_prompt_tokens": "Cutting texts to a number of tokens is",
+}  # fmt: skip
+"""Fields of other servers that would change the vectors."""
+NORMS = {-1: False, 2: True}
+"""llama-server's numbers for no norm and for the Euclidean one."""
 KINDS: dict[str, str | None] = {
     "query": "query", "search_query": "query", "retrieval.query": "query",
     "document": "document", "passage": "document", "search_document": "document", "retrieval.passage": "document",
@@ -51,15 +60,37 @@ def blueprint(services: Services) -> Blueprint:
 
 
 def _args(body: Mapping[str, Any]) -> dict[str, Any]:
-    if body.get("late_chunking"):
-        raise unsupported("late_chunking", "Late chunking is")
-    wanted = body.get("dimensions")
+    for name, what in UNSUPPORTED.items():
+        if body.get(name):
+            raise unsupported(name, what)
     return {
-        "inputs": _inputs(body.get("input")),
+        "inputs": _inputs(unwrapped(body.get("input"), "input")),
         "kind": _kind(body),
-        "dimensions": None if wanted is None else integer(wanted, "dimensions", 1, INT32_MAX),
+        "dimensions": _dimensions(body),
+        "normalize": _normalize(body),
         "truncate": truncate(body),
     }
+
+
+def _dimensions(body: Mapping[str, Any]) -> int | None:
+    """How many are kept; the second name is Cohere's and Voyage's."""
+    given = {name: body[name] for name in ("dimensions", "output_dimension") if body.get(name) is not None}
+    found = [integer(value, name, 1, INT32_MAX) for name, value in given.items()]
+    if len(set(found)) > 1:
+        raise InvalidRequest(f"dimensions is {found[0]}, output_dimension {found[1]}.", param="output_dimension", remedy="Send one of them.")
+    return found[0] if found else None
+
+
+def _normalize(body: Mapping[str, Any]) -> bool | None:
+    """Whether vectors get length one, None where nothing is said: in Jina's, TEI's and llama-server's words."""
+    for name in ("normalized", "normalize"):
+        if body.get(name) is not None:
+            return flag(body, name)
+    if (norm := body.get("embd_normalize")) is None:
+        return None
+    if integer(norm, "embd_normalize", -1, INT32_MAX) not in NORMS:
+        raise unsupported("embd_normalize", "A norm other than -1 (none) and 2 (Euclidean) is")
+    return NORMS[int(norm)]
 
 
 def _inputs(value: Any) -> list[Any]:
@@ -88,17 +119,20 @@ def _kind(body: Mapping[str, Any]) -> str | None:
 
 
 def _form(body: Mapping[str, Any]) -> str:
-    """How vectors are written; the second name is Jina's."""
-    for name in ("encoding_format", "embedding_type"):
+    """How vectors are written."""
+    found = []
+    for name in FORMAT_NAMES:
         value = body.get(name)
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
         if value is None:
             continue
         if not isinstance(value, str):
-            raise wrong(name, value, "a string")
+            raise wrong(name, value, "one name" if isinstance(value, list) else "a string")
         if value not in FORMATS:
             raise InvalidRequest(f"{name} is {show(value)}; it can be {' or '.join(FORMATS)}.", param=name)
-        return value
-    return "float"
+        found.append(value)
+    return found[0] if found else "float"
 
 
 def _vectors(packed: str, dim: int, form: str) -> Iterator[str]:

@@ -294,9 +294,12 @@ def _encoding(token_texts: Schema) -> Schema:
     """The bodies of the endpoints of encoders."""
     full = {**TEXT, "minLength": 1}
     listed = {"type": "array", "items": full, "minItems": 1, "maxItems": MAX_TEXTS}
-    texts: Schema = {"anyOf": [full, listed]}
+    document = {"anyOf": [full, _object({"text": full}, ("text",))]}
+    documents = {**listed, "items": document}
+    texts: Schema = {"anyOf": [full, documents]}
     usage = _object({"prompt_tokens": COUNT, "total_tokens": COUNT}, ("prompt_tokens", "total_tokens"))
-    cut = {"anyOf": [BOOLEAN, {"enum": ["END", "NONE"]}, {"type": "null"}], "description": "Cut a text that is too long."}
+    cut = {"anyOf": [BOOLEAN, {"enum": ["END", "NONE"]}, {"type": "null"}], "description": "Cut a text that is too long; not done by default."}
+    cut_document = cut | {"description": "Cut a document that is too long, as is the default; false or NONE: refuse it. Queries are never cut."}
     head = {"model": _optional({**STRING, "description": "Absent: the first model that is for this."}), "truncate": cut}
     whole = {"id": STRING, "object": {"const": "list"}, "model": STRING, "usage": usage}
     number = {"type": "number"}
@@ -304,16 +307,19 @@ def _encoding(token_texts: Schema) -> Schema:
     def rows(**fields: Schema) -> Schema:
         return {"type": "array", "items": _object({"index": COUNT, **fields}, ("index",))}
 
-    document = {"anyOf": [full, _object({"text": full}, ("text",))]}
     vector = {"anyOf": [{"type": "array", "items": number}, {**STRING, "description": "base64 of little-endian float32."}]}
     entity = _object({"label": STRING, "score": number, "start": COUNT, "end": COUNT, "text": STRING})
     return {
         "EmbeddingsRequest": _object(
             {
-                "input": {**token_texts, "description": f"A text, token ids, or a list of either, at most {MAX_TEXTS}."},
+                "input": {
+                    "anyOf": [*token_texts["anyOf"], documents],
+                    "description": f"A text, token ids, or a list of either, at most {MAX_TEXTS}; texts also as objects.",
+                },
                 **head,
                 "encoding_format": _optional({"enum": list(FORMATS)}),
                 "dimensions": _optional({"type": "integer", "minimum": 1, "description": "Keep only so many, at length one."}),
+                "normalized": _optional({**BOOLEAN, "description": "Absent: vectors get length one where the model says so."}),
                 "input_type": _optional({"enum": list(KINDS), "description": "Chooses the model's prompt, if it has some."}),
                 "task": _optional({"enum": list(KINDS), "description": "Jina's name for input_type."}),
             },
@@ -323,8 +329,10 @@ def _encoding(token_texts: Schema) -> Schema:
         "RerankRequest": _object(
             {
                 "query": full,
-                "documents": {"type": "array", "items": document, "minItems": 1, "maxItems": MAX_TEXTS},
+                "documents": documents,
                 **head,
+                "truncate": cut_document,
+                "max_tokens_per_doc": _optional({"type": "integer", "minimum": 1, "description": "Cut documents to so many tokens."}),
                 "top_n": _optional({"type": "integer", "minimum": 1}),
                 "return_documents": _optional(BOOLEAN),
             },

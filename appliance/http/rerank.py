@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from flask import Blueprint, Response
@@ -10,10 +11,14 @@ from appliance.errors import InvalidRequest
 from appliance.http import schemas
 from appliance.http.answering import reply
 from appliance.http.contract import Services
-from appliance.http.encoding import compute, listed, new_id, texts, truncate, usage
+from appliance.http.encoding import compute, listed, new_id, texts, truncate, unwrapped, usage
 from appliance.http.fields import INT32_MAX
 from appliance.http.incoming import read_body
 from appliance.http.json_body import flag, integer, wrong
+from appliance.http.unsupported import unsupported
+
+TOP = ("top_n", "top_k")
+"""How many results are wanted; the second name is Voyage's."""
 
 
 def blueprint(services: Services) -> Blueprint:
@@ -26,11 +31,10 @@ def blueprint(services: Services) -> Blueprint:
     def rerank() -> Response:
         body = read_body()
         model = services.pipeline.resolve(schemas.model_name(body), ("rerank",))
-        query, documents = _query(body.get("query")), _documents(body.get("documents"))
-        most = body.get("top_n")
-        most = len(documents) if most is None else integer(most, "top_n", 1, INT32_MAX)
+        query, documents = _query(body.get("query")), _documents(body)
+        most = next((integer(body[name], name, 1, INT32_MAX) for name in TOP if body.get(name) is not None), len(documents))
         whole = flag(body, "return_documents")
-        args = {"query": query, "documents": documents, "truncate": truncate(body)}
+        args = {"query": query, "documents": documents, "truncate": truncate(body, True), "document_tokens": _document_tokens(body)}
         del body
         found = compute(services, model, "rerank", args)
         scores, order = found["scores"], found.get("logits") or found["scores"]  # scores near 1 are equal before logits are
@@ -51,16 +55,27 @@ def _query(value: Any) -> str:
     return texts(value, "query")[0]
 
 
-def _documents(value: Any) -> list[str]:
+def _documents(body: Mapping[str, Any]) -> list[str]:
+    value = body.get("documents")
     if value is None:
         raise InvalidRequest("documents is missing.", param="documents", remedy="Send a list of texts.")
-    found = []
-    for number, item in enumerate(listed(value, "documents", "a list of texts")):
-        name = f"documents[{number}]"
-        if isinstance(item, dict):
-            name += ".text"
-            item = item.get("text")
+    if body.get("rank_fields") not in (None, [], ["text"]):
+        raise unsupported("rank_fields", "Ranking by fields other than text is")
+    found = unwrapped(listed(value, "documents", "a list of texts"), "documents")
+    for number, item in enumerate(found):
         if not isinstance(item, str):
-            raise wrong(name, item, 'a text, or an object such as {"text": "..."}')
-        found += texts(item, name)
-    return found
+            raise wrong(f"documents[{number}]", item, 'a text, or an object such as {"text": "..."}')
+    return texts(found, "documents")
+
+
+def _document_tokens(body: Mapping[str, Any]) -> int | None:
+    """How many tokens of a document count, None for as many as there is room for."""
+    if body.get("max_chunks_per_doc") not in (None, 1):
+        raise unsupported("max_chunks_per_doc", "Cutting a document into several parts is")
+    value = body.get("max_tokens_per_doc")
+    if value is None:
+        return None
+    if not truncate(body, True):
+        words = "max_tokens_per_doc says that documents are cut, and truncate that they are not."
+        raise InvalidRequest(words, param="max_tokens_per_doc", remedy="Leave one of them out.")
+    return integer(value, "max_tokens_per_doc", 1, INT32_MAX)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import onnx
 import pytest
 import tiny_encoder as tiny
 from onnx import TensorProto, helper
+from tokenizers import Tokenizer
 
 from appliance.engine.channel import ChannelClosed
 from appliance.engine.child import Child
@@ -93,6 +95,18 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def escape(folder: Path) -> None:
+    """A link to a file beside the folder."""
+    data = folder / "model.onnx.data"
+    data.rename(folder.parent / "elsewhere.data")
+    data.symlink_to("../elsewhere.data")
+
+
+def pipe(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
 @pytest.mark.parametrize(
     ("spoil", "kind", "words"),
     [
@@ -102,6 +116,7 @@ def cut(path: Path) -> None:
         (damage("model.onnx", lambda p: p.write_bytes(b"<html>404 Not Found</html>" * 40)), ModelFileError, "no ONNX model"),
         (damage("model.onnx.data", Path.unlink), ModelFileError, "in a file of their own that is not beside it"),
         (damage("model.onnx.data", cut), ModelFileError, "cut off or damaged"),
+        (escape, ModelFileError, "a link to a place outside its folder"),
         (damage("tokenizer.json", Path.unlink), ModelFileMissing, "tokenizer.json is missing"),
         (damage("tokenizer.json", cut), ModelFileError, "damaged"),
         (damage("config.json", Path.unlink), ModelFileMissing, "config.json is missing"),
@@ -109,6 +124,9 @@ def cut(path: Path) -> None:
         (damage("config.json", lambda p: p.write_text("[1]")), ModelFileError, "holds no object"),
         (damage("config.json", lambda p: p.write_text("{}")), ModelFileError, "architectures is not there"),
         (damage("config.json", lambda p: p.write_text('{"architectures": ["OddThing"]}')), ModelFileError, "OddThing"),
+        (damage("config.json", pipe), ModelFileError, "config.json cannot be read: it is a pipe"),
+        (damage("tokenizer_config.json", pipe), ModelFileError, "it is a pipe"),
+        (damage("modules.json", pipe), ModelFileError, "it is a pipe"),
         (damage("modules.json", lambda p: p.write_text('{"a": 1}')), ModelFileError, "no list of modules"),
         (damage("modules.json", lambda p: p.write_text('[{"type": "sentence_transformers.models.Dense"}]')), ModelFileError, "not supported: Dense"),
     ],
@@ -118,6 +136,17 @@ def test_a_folder_that_is_damaged(tmp_path, spoil, kind, words):
     spoil(folder)
     error = refusal(folder)
     assert type(error) is kind and words in error.message
+
+
+@pytest.mark.parametrize("told", [None, len(tiny.VOCABULARY), 10_000])
+def test_a_tokenizer_with_more_tokens_than_the_model(tmp_path, told):
+    folder = write_model(tmp_path / "m")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_tokens(["extra"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    tiny.write_json(folder / "config.json", {"architectures": ["BertModel"], "vocab_size": told})
+    error = refusal(folder)
+    assert f"its tokenizer.json has tokens up to number {len(tiny.VOCABULARY)}, which the model does not have" in error.message
 
 
 @pytest.mark.parametrize("pooling", [{}, {"pooling_mode_weightedmean_tokens": True}, {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}])

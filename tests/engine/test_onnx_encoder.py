@@ -147,6 +147,15 @@ def test_lower_casing_dimensions_and_token_ids(variant):
     assert "not in the vocabulary" in ask(encoder, "embed", inputs=[[2, len(tiny.VOCABULARY), 3]])["message"]
 
 
+def test_one_giant_word_is_not_read_to_its_end(made):
+    encoder = opened(made("embed")[1])
+    began = monotonic()
+    [vector] = embed(encoder, ["x" * 7_900_000], truncate=True)
+    assert np.array_equal(vector, embed(encoder, ["x" * 3000])[0]), "one unknown word"
+    assert ask(encoder, "embed", inputs=["x" * 7_900_000])["code"] == "context_length_exceeded"
+    assert monotonic() - began < 5  # it would take a minute
+
+
 def test_texts_that_are_hard_to_read_are_read(made):
     encoder = opened(made("embed")[1])
     odd = ["", " ", "\ud800 half", "\0", "disk\u200bfull", "\N{PILE OF POO}" * 9, "[SEP] [PAD]"]
@@ -229,6 +238,13 @@ def test_a_reranker_scores_pairs_as_transformers_does(made):
     assert encoder.info.task == "rerank" and result["logits"] == pytest.approx(theirs.tolist(), abs=1e-4)
     assert np.allclose(result["scores"], 1 / (1 + np.exp(-theirs)), atol=1e-4)
     assert np.ptp(theirs) > 0.01
+    room = tiny.POSITIONS - 3
+    longest = "disk " * (room - 1)  # transformers would cut this query
+    by_us = ask(encoder, "rerank", query=longest, documents=["box " * 9, "box"], truncate=True)
+    assert by_us["tokens"] == 2 * tiny.POSITIONS and by_us["logits"][0] == pytest.approx(by_us["logits"][1], abs=1e-5)
+    some = ask(encoder, "rerank", query=query, documents=["the disk is full", "the disk"], truncate=True, document_tokens=2)
+    assert some["logits"][0] == pytest.approx(some["logits"][1], abs=1e-5)
+    assert "no room" in ask(encoder, "rerank", query="disk " * room, documents=["a"], truncate=True)["message"]
     error = ask(encoder, "rerank", query=query, documents=documents)
     assert error["code"] == "context_length_exceeded" and error["param"] == "documents[12]"
     assert ask(encoder, "rerank", query="disk " * 60, documents=["a"])["param"] == "query"

@@ -24,6 +24,10 @@ def test_one_text_needs_no_list(ask):
     assert [row["label"] for row in ask("a fine day").get_json()["data"]] == ["positive"]
 
 
+def test_texts_may_be_objects(ask):
+    assert [row["label"] for row in ask([{"text": "a fine day"}, "a bad day"]).get_json()["data"]] == ["positive", "negative"]
+
+
 def test_labels_of_ones_own(ask):
     labels = ["cats", "dogs", "rain"]
     (row,) = ask("it is about cats", model="nli", labels=labels, template="about {}").get_json()["data"]

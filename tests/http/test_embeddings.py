@@ -60,6 +60,29 @@ def test_fewer_dimensions_are_the_first_ones_at_length_one(ask):
     assert len(vectors(ask("a cat", dimensions=32))[0]) == 32
 
 
+def test_other_names_for_what_is_wanted_are_understood(ask):
+    plain = vectors(ask("a cat"))
+    assert np.array_equal(vectors(ask("a cat", output_dimension=8)), vectors(ask("a cat", dimensions=8)))
+    assert len(vectors(ask("a cat", output_dimension=8, dimensions=8))[0]) == 8
+    for more in ({"embedding_types": ["float"]}, {"output_dtype": "float"}, {"normalized": True}, {"embd_normalize": 2}, {"truncation": False}):
+        assert np.array_equal(vectors(ask("a cat", **more)), plain)
+    assert isinstance(ask("a cat", embedding_types=["base64"]).get_json()["data"][0]["embedding"], str)
+    for more in ({"normalized": False}, {"normalize": False}, {"embd_normalize": -1}):
+        raw = vectors(ask("a cat", **more))
+        assert np.linalg.norm(raw) > 2 and np.allclose(raw / np.linalg.norm(raw), plain, atol=1e-6)
+
+
+def test_texts_may_be_objects(ask):
+    assert np.array_equal(vectors(ask([{"text": "a cat"}, "b"])), vectors(ask(["a cat", "b"])))
+
+
+def test_one_giant_word_is_refused_or_cut_without_being_read(ask, check_error):
+    giant = "x" * 900_000
+    error = check_error(ask(giant), 400, "context_length_exceeded", "input")
+    assert "900000 characters" in error["message"] and "truncate: true" in error["message"]
+    assert ask(giant, truncate=True).get_json()["usage"]["prompt_tokens"] == 3
+
+
 def test_queries_and_documents_may_have_different_prompts(ask):
     plain, query = vectors(ask("a cat")), vectors(ask("query: a cat"))
     for more in ({"input_type": "search_query"}, {"task": "retrieval.query"}, {"input_type": "query", "task": "clustering"}):
@@ -78,11 +101,11 @@ def test_without_a_name_the_first_embedder_answers(encoders, path, model):
 def test_a_text_that_is_too_long_is_refused_or_cut(ask, check_error):
     long = "word " * 100
     error = check_error(ask(["short", long]), 400, "context_length_exceeded", "input[1]")
-    assert "102 tokens" in error["message"] and "takes 64" in error["message"]
+    assert "102 tokens" in error["message"] and "takes 64" in error["message"] and "send truncate: true" in error["message"]
     check_error(ask(long), 400, "context_length_exceeded", "input")
     check_error(ask(long, truncate="NONE"), 400, "context_length_exceeded", "input")
-    for value in (True, "END"):
-        assert ask(["short", long], truncate=value).get_json()["usage"]["prompt_tokens"] == 3 + 64
+    for more in ({"truncate": True}, {"truncate": "END"}, {"truncation": True}):
+        assert ask(["short", long], **more).get_json()["usage"]["prompt_tokens"] == 3 + 64
 
 
 @pytest.mark.parametrize(
@@ -114,6 +137,20 @@ def test_a_text_that_is_too_long_is_refused_or_cut(ask, check_error):
         ({"input": "a", "truncate": "START"}, "truncate", "not supported"),
         ({"input": "a", "truncate": "yes"}, "truncate", "END"),
         ({"input": "a", "truncate": 1}, "truncate", "true or false"),
+        ({"input": [{"text": 1}]}, "input[0].text", "a number (1)"),
+        ({"input": ["a", {"image": "b"}]}, "input[1].text", "null"),
+        ({"input": [{"text": ""}]}, "input[0].text", "empty string"),
+        ({"input": "a", "output_dimension": 33}, "dimensions", "1 to 32"),
+        ({"input": "a", "output_dimension": "8"}, "output_dimension", "whole number"),
+        ({"input": "a", "output_dimension": 8, "dimensions": 9}, "output_dimension", "dimensions is 9, output_dimension 8"),
+        ({"input": "a", "normalized": "no"}, "normalized", "true or false"),
+        ({"input": "a", "embd_normalize": 1}, "embd_normalize", "not supported"),
+        ({"input": "a", "embedding_types": ["int8"]}, "embedding_types", "float or base64"),
+        ({"input": "a", "embedding_types": ["float", "int8"]}, "embedding_types", "one name"),
+        ({"input": "a", "encoding_format": "float", "embedding_types": ["binary"]}, "embedding_types", "float or base64"),
+        ({"input": "a", "output_dtype": "int8"}, "output_dtype", "float or base64"),
+        ({"input": "a", "prompt_name": "query"}, "prompt_name", "not supported"),
+        ({"input": "a", "truncation_direction": "Left"}, "truncation_direction", "not supported"),
         ({"input": "a", "late_chunking": True}, "late_chunking", "not supported"),
         ({"input": "a", "model": "fake"}, "model", "The model fake is for text generation, not for embeddings. embed can do that."),
     ],

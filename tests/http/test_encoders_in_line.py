@@ -29,7 +29,7 @@ def test_the_work_of_a_client_that_left_is_cancelled(make_service, serve, wait_f
     sock.close()
     wait_for(lambda: questions(service) == 0 and engine.admission.running == 0, 2.0)
     wait_for(lambda: 'status="499"' in service.metrics.render())
-    assert service.outstanding() == 0
+    wait_for(lambda: service.outstanding() == 0)
 
 
 def test_a_client_that_leaves_the_line_frees_its_place(make_service, serve, wait_for):
@@ -81,6 +81,18 @@ def test_a_request_whose_engine_is_lost_is_answered_by_the_next_one(make_service
     thread.join(20)
     assert answers[0].status_code == 200 and len(service.children) == 2
     assert len(answers[0].get_json()["data"]) == 13
+
+
+def test_a_request_between_two_lives_of_the_engine_waits_for_the_next(make_service, wait_for):
+    service = make_service(models=("embed",))
+    client = service.pipeline.engines["embed"].client
+    detached, attach = threading.Event(), client.attach
+    client.detach = lambda *how, detach=client.detach: (detach(*how), detached.set())
+    client.attach = lambda channel: (time.sleep(0.5), attach(channel))
+    service.pipeline.engines["embed"].supervisor.wait_ready = lambda timeout_s: None  # it asks just before the death is known
+    service.children[0].kill()
+    assert detached.wait(5)
+    assert service.client.post("/v1/embeddings", json={"input": "x"}).status_code == 200
 
 
 def test_a_draining_service_takes_nothing(make_service, check_error):

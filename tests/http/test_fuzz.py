@@ -11,7 +11,8 @@ ROUTES = ["/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize",
 NAMES = """model messages prompt max_tokens max_completion_tokens temperature top_p top_k min_p typical_p repeat_penalty
 presence_penalty frequency_penalty repeat_last_n seed logit_bias stop n logprobs top_logprobs stream stream_options
 response_format tools tool_choice echo suffix best_of content text tokens with_pieces add_special role type
-input encoding_format dimensions input_type truncate query documents top_n return_documents labels multi_label template""".split()
+input encoding_format dimensions input_type truncate query documents top_n return_documents labels multi_label template
+output_dimension normalized embd_normalize embedding_types truncation max_tokens_per_doc rank_fields""".split()
 # What the scripted engine obeys would end the test process.
 TEXT = st.text(st.characters(codec=None, exclude_categories=()), max_size=8).map(lambda s: s.replace("!", "?"))
 NUMBERS = st.one_of(st.integers(-3, 300), st.integers(), st.floats())

@@ -40,11 +40,33 @@ def test_scores_that_look_alike_are_still_told_apart(ask):
     assert [row["index"] for row in rows] == [1, 0] and rows[0]["relevance_score"] == rows[1]["relevance_score"] == 1.0
 
 
-def test_what_is_too_long_is_refused_or_cut(ask, check_error):
-    long = "word " * 100
-    check_error(ask(documents=["a", long]), 400, "context_length_exceeded", "documents[1]")
-    check_error(ask(query=long), 400, "context_length_exceeded", "query")
-    assert len(ask(documents=["a", long], truncate=True).get_json()["results"]) == 2
+def test_long_documents_are_cut_unless_that_is_not_wanted(ask, check_error):
+    documents = ["a", "cat " + "word " * 100]
+    for more in ({}, {"truncate": True}, {"truncate": "END"}, {"truncate": None}):
+        body = ask(documents=documents, **more).get_json()
+        assert [row["index"] for row in body["results"]] == [1, 0] and body["usage"]["prompt_tokens"] == 7 + 64
+    for more in ({"truncate": False}, {"truncate": "NONE"}, {"truncation": False}):
+        error = check_error(ask(documents=documents, **more), 400, "context_length_exceeded", "documents[1]")
+        assert "send truncate: true" in error["message"]
+
+
+def test_a_query_is_never_cut(ask, check_error):
+    for more in ({}, {"truncate": True}, {"truncate": False}):
+        for count in (62, 100):
+            error = check_error(ask(query="word " * count, **more), 400, "context_length_exceeded", "query")
+            assert "never cut" in error["message"]
+
+
+def test_only_the_beginning_of_each_document_counts_where_that_is_wanted(ask, check_error):
+    found = ask(documents=["a b c d cat", "cat a b c d"], max_tokens_per_doc=2).get_json()
+    assert [row["index"] for row in found["results"]] == [1, 0] and found["usage"]["prompt_tokens"] == 2 * (6 + 2)
+    assert ask(max_tokens_per_doc=4096).get_json()["results"] == ask().get_json()["results"]
+    check_error(ask(max_tokens_per_doc=2, truncate=False), 400, "invalid_request", "max_tokens_per_doc")
+
+
+def test_other_names_for_what_is_wanted_are_understood(ask):
+    assert ask(top_k=2).get_json()["results"] == ask(top_n=2).get_json()["results"]
+    assert ask(rank_fields=["text"], max_chunks_per_doc=1).get_json()["results"] == ask().get_json()["results"]
 
 
 @pytest.mark.parametrize(
@@ -62,6 +84,11 @@ def test_what_is_too_long_is_refused_or_cut(ask, check_error):
         ({"documents": ["a"] * 2049}, "documents", "2048"),
         ({"top_n": 0}, "top_n", "below the smallest"),
         ({"top_n": 1.5}, "top_n", "whole number"),
+        ({"top_k": 0}, "top_k", "below the smallest"),
+        ({"rank_fields": ["title", "text"]}, "rank_fields", "not supported"),
+        ({"max_tokens_per_doc": 0}, "max_tokens_per_doc", "below the smallest"),
+        ({"max_tokens_per_doc": "9"}, "max_tokens_per_doc", "whole number"),
+        ({"max_chunks_per_doc": 10}, "max_chunks_per_doc", "not supported"),
         ({"return_documents": "yes"}, "return_documents", "true or false"),
         ({"model": "embed"}, "model", "The model embed is for embeddings, not for reranking. rerank can do that."),
         ({"model": "fake"}, "model", "text generation, not for reranking"),

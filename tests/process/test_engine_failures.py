@@ -81,6 +81,16 @@ def test_a_request_that_crashes_the_engine_is_tried_twice_and_then_refused(runni
     assert server.chat("hello").text == "echo: hello"
 
 
+def test_a_text_that_crashes_an_encoder_is_tried_twice_and_then_refused(running_server):
+    server = running_server("--engine", "fake", "--model", "embed")
+    body = {"input": "x !crash", "model": "embed"}
+    lost = server.request("POST", "/v1/embeddings", body)
+    assert lost.status == 503 and "it crashed (SIGSEGV)" in lost.error["message"] and "retry-after" in lost.headers
+    assert server.request("POST", "/v1/embeddings", body).error["code"] == "request_quarantined"
+    assert server.request("POST", "/v1/embeddings", {"input": "x", "model": "embed"}).status == 200
+    assert server.models()["embed"]["restarts"] == {"crash": 2}
+
+
 def test_a_model_that_cannot_boot_leaves_the_others_serving(running_server, tiny, tmp_path):
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(tiny.read_bytes()[:3000])

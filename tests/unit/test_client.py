@@ -6,7 +6,7 @@ import socket
 import threading
 
 import pytest
-from fakes import GREEDY, Inbox, chat
+from fakes import GREEDY, Inbox, chat, wait_until
 
 from appliance.engine.channel import Channel
 from appliance.engine.client import EngineClient, fingerprint
@@ -312,39 +312,169 @@ def test_a_question_whose_child_dies_is_answered_with_that(peer):
 
 
 def test_a_question_without_a_child_or_an_answer_is_unavailable(peer):
-    with pytest.raises(Unavailable):
-        peer.client.ask("tokenize", {}, 1)
+    with pytest.raises(Unavailable, match="not running"):
+        peer.client.ask("tokenize", {}, 0.05)
+    assert peer.client.outstanding() == 0
     peer.attach()
     with pytest.raises(Unavailable, match=r"0\.05 s"):
         peer.client.ask("tokenize", {}, 0.05)
-    assert peer.client.outstanding() == 0
 
 
-def test_a_question_that_nobody_waits_for_any_more_is_cancelled(peer, monkeypatch):
-    monkeypatch.setattr("appliance.engine.client.LOOK_S", 0.01)
+def test_work_that_nobody_waits_for_any_more_is_cancelled_and_stays_in_the_books_until_that_is_confirmed(peer, monkeypatch):
+    monkeypatch.setattr("appliance.engine.asking.LOOK_S", 0.01)
     peer.attach()
     looks = iter([False, False, True])
     with pytest.raises(Cancelled):
-        peer.client.ask("embed", {}, float("inf"), lambda: next(looks))
+        peer.client.compute("embed", {}, lambda: next(looks))
 
     def overdue() -> bool:
         raise DeadlineExceeded("Too late.")
 
     with pytest.raises(DeadlineExceeded):
-        peer.client.ask("embed", {}, float("inf"), overdue)
+        peer.client.compute("embed", {}, overdue)
     with pytest.raises(Unavailable):
-        peer.client.ask("embed", {}, 0.02)
+        peer.client.ask("tokenize", {}, 0.02)
     sent = peer.received()
     assert [type(m) for m in sent] == [Ask, Cancel] * 3
-    assert all(sent[n].id == sent[n + 1].id for n in (0, 2, 4)) and peer.client.outstanding() == 0
-
-
-def test_an_answer_that_comes_after_its_question_was_left_is_ignored(peer):
-    peer.attach()
-    with pytest.raises(Unavailable):
-        peer.client.ask("embed", {}, 0.0)
-    peer.client.take(Answer("q1", {}))
+    assert all(sent[n].id == sent[n + 1].id for n in (0, 2, 4))
+    assert peer.client.outstanding() == 3, "the child may still be at it, or hang in it"
+    for message in sent[::2]:
+        peer.client.take(Answer(message.id, error=Cancelled("The client left.").to_wire()))
+    peer.client.take(Answer(sent[0].id, {}))
     assert peer.client.outstanding() == 0
+
+
+# -- work of encoders, which outlives a child ----------------------------------------------------------------------
+
+
+class Asker(threading.Thread):
+    """Somebody who waits for an encoder's work; its result, or its error."""
+
+    def __init__(self, peer: Peer, text: str, gone=lambda: False) -> None:
+        super().__init__(name="test-asker", daemon=True)
+        self.peer, self.text, self.gone = peer, text, gone
+        self.found: object = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.found = self.peer.client.compute("embed", {"inputs": [self.text]}, self.gone)
+        except ApplianceError as error:
+            self.found = error
+
+    def end(self) -> object:
+        self.join(5)
+        assert not self.is_alive(), f"nobody answers {self.text}"
+        return self.found
+
+
+def at_the_child(peer: Peer, count: int) -> dict[str, str]:
+    """The next messages that the child gets, and no more, all of them work: ids by their text."""
+    found = {}
+    for _ in range(count):
+        message = peer.theirs.receive(5)
+        assert isinstance(message, Ask), f"only {list(found)} came"
+        found[message.args["inputs"][0]] = message.id
+    assert peer.theirs.receive(0.1) is None
+    return found
+
+
+def test_work_waits_for_the_next_child(peer):
+    early = Asker(peer, "early")
+    peer.attach()
+    peer.client.take(Answer(at_the_child(peer, 1)["early"], 7))
+    assert early.end() == 7
+    peer.die(blame=False)
+    late = Asker(peer, "late")
+    wait_until(lambda: peer.client.outstanding() == 1)
+    peer.client.fail_all(ModelFailed("Broken."))
+    assert isinstance(late.end(), ModelFailed) and isinstance(Asker(peer, "later").end(), ModelFailed)
+    peer.attach()
+    again = Asker(peer, "again")
+    peer.client.take(Answer(at_the_child(peer, 1)["again"], 8))
+    assert again.end() == 8 and peer.client.outstanding() == 0
+
+
+def test_work_that_killed_the_engine_twice_is_not_tried_again(peer):
+    asker = Asker(peer, "poison")
+    for _ in range(2):
+        peer.attach()
+        at_the_child(peer, 1)
+        peer.die()
+    assert asker.end() is LOST
+    peer.attach()
+    assert isinstance(Asker(peer, "poison").end(), RequestQuarantined)
+    harmless = Asker(peer, "harmless")
+    peer.client.take(Answer(at_the_child(peer, 1)["harmless"], 1))
+    assert harmless.end() == 1
+
+
+def test_what_was_near_a_death_is_tried_one_by_one_and_what_comes_meanwhile_waits(peer):
+    peer.attach()
+    askers = {text: Asker(peer, text) for text in ("innocent", "poison", "twin")}
+    askers["another twin"] = Asker(peer, "twin")
+    wait_until(lambda: peer.client.outstanding() == 4)
+    at_the_child(peer, 4)
+    peer.die()
+    askers["newcomer"] = Asker(peer, "newcomer")
+    wait_until(lambda: peer.client.outstanding() == 5)
+    deaths = 0
+    peer.attach()
+    while askers["newcomer"].is_alive():
+        message = peer.theirs.receive(0.1)
+        if message is None:
+            continue
+        text = message.args["inputs"][0]
+        if text != "poison":
+            peer.client.take(Answer(message.id, text))
+            continue
+        assert peer.theirs.receive(0.1) is None, "nothing else is at the child that dies of it"
+        peer.die()
+        deaths += 1
+        peer.attach()
+    assert deaths == 1 and askers["poison"].end() is LOST
+    assert [askers[name].end() for name in ("innocent", "twin", "another twin", "newcomer")] == ["innocent", "twin", "twin", "newcomer"]
+    for text in ("innocent", "twin"):  # an answer clears the name
+        asker = Asker(peer, text)
+        peer.client.take(Answer(at_the_child(peer, 1)[text], "fine"))
+        assert asker.end() == "fine"
+
+
+def test_poison_whose_client_does_not_wait_is_found_too(peer, monkeypatch):
+    monkeypatch.setattr("appliance.engine.asking.LOOK_S", 0.01)
+    for _ in range(2):
+        peer.attach()
+        left = threading.Event()
+        asker = Asker(peer, "poison", left.is_set)
+        at_the_child(peer, 1)
+        left.set()
+        assert isinstance(asker.end(), Cancelled)
+        peer.die()
+    peer.attach()
+    assert isinstance(Asker(peer, "poison").end(), RequestQuarantined) and peer.client.outstanding() == 0
+
+
+def test_killed_from_outside_twice_is_lost_but_nobodys_fault(peer):
+    asker = Asker(peer, "a")
+    for _ in range(2):
+        peer.attach()
+        at_the_child(peer, 1)
+        peer.die(blame=False)
+    assert asker.end() is LOST
+    peer.attach()
+    other = Asker(peer, "a")
+    peer.client.take(Answer(at_the_child(peer, 1)["a"], 1))
+    assert other.end() == 1
+
+
+def test_one_death_near_several_equal_requests_counts_once(peer):
+    peer.attach()
+    inboxes = [peer.submit(name, "popular") for name in "abc"]
+    peer.client.take(Frame(1, started=list("abc")))
+    peer.die()
+    peer.submit("d", "popular")  # would be refused
+    peer.client.fail_all(LOST)
+    assert all(inbox.ends for inbox in inboxes)
 
 
 def test_a_fingerprint_is_of_everything_but_the_id():

@@ -188,6 +188,12 @@ def test_prompts_dimensions_and_token_ids():
     drive.run()
     whole = drive.vectors("plain")
     assert np.array_equal(whole, drive.vectors("query")) and np.array_equal(whole, drive.vectors("ids"))
+    drive.ask("raw", inputs=["query: word"], normalize=False)
+    drive.ask("unit", inputs=["query: word"], normalize=True)
+    drive.run()
+    raw = drive.vectors("raw")
+    assert np.linalg.norm(raw) > 2 and np.allclose(raw / np.linalg.norm(raw), whole, atol=1e-6)
+    assert np.array_equal(drive.vectors("unit"), whole)
     cut = whole[:, :5] / np.linalg.norm(whole[:, :5])
     assert drive.vectors("short").shape == (1, 5) and np.allclose(drive.vectors("short"), cut, atol=1e-6)
 
@@ -206,6 +212,26 @@ def test_documents_are_scored_by_what_they_share_with_the_query():
     result = drive.answers["a"].result
     assert np.argsort(result["scores"]).tolist() == [2, 0, 1] and all(0 < s < 1 for s in result["scores"])
     assert np.allclose(result["scores"], 1 / (1 + np.exp(-np.array(result["logits"])))) and result["tokens"] == 9 + 10 + 8
+
+
+def test_of_a_pair_the_document_is_cut_and_never_the_query():
+    drive = Drive(TimedEncoder("reranker", context_tokens=12))
+    documents = ["w " * 20 + "disk", "disk " + "w " * 20, "disk"]
+    drive.ask("cut", "rerank", query="a full disk", documents=documents, truncate=True)
+    drive.ask("short", "rerank", query="a full disk", documents=documents, truncate=True, document_tokens=3)
+    drive.ask("whole", "rerank", query="a full disk", documents=documents)
+    drive.ask("room", "rerank", query="q " * 9, documents=["disk"], truncate=True)
+    drive.ask("long", "rerank", query="q " * 500, documents=["disk"], truncate=True)
+    drive.ask("huge", "rerank", query="q" * 5000, documents=["disk"], truncate=True)
+    drive.run()
+    assert drive.answers["cut"].result["tokens"] == 12 + 12 + 7 and drive.answers["cut"].result["logits"] == [-1, 1, 1]
+    assert drive.answers["short"].result["tokens"] == 9 + 9 + 7
+    whole = drive.answers["whole"].error
+    assert whole["param"] == "documents[0]" and "send truncate: true" in whole["remedy"]
+    for key, words in (("room", "query has 12 tokens, which leaves no room"), ("long", "query has"), ("huge", "query has 5000 characters")):
+        error = drive.answers[key].error
+        assert words in error["message"] and error["param"] == "query" and "never cut" in error["remedy"]
+        assert error["code"] == "context_length_exceeded"
 
 
 def test_texts_get_labels_of_the_model_or_any_that_are_given():
@@ -334,7 +360,7 @@ def test_reading_a_huge_question_does_not_hold_up_a_small_one():
     ("what", "args", "words", "param"),
     [
         ("embed", {"inputs": ["ok", "word " * 100]}, "input[1] has 102 tokens; embed takes 64", "input[1]"),
-        ("embed", {"inputs": ["ok", "word " * 100_000]}, "input[1] has about", "input[1]"),
+        ("embed", {"inputs": ["ok", "word " * 100_000]}, "input[1] has 500000 characters; embed takes 64 tokens, and at most 4096", "input[1]"),
         ("embed", {"inputs": [[1] * 65]}, "65 tokens", "input[0]"),
         ("embed", {"inputs": [[1, -1]]}, "token -1", "input[0]"),
         ("embed", {"inputs": [["a"]]}, "token 'a'", "input[0]"),
@@ -374,6 +400,19 @@ def test_a_long_text_is_cut_when_it_may_be():
     drive.ask("a", inputs=["word " * 100_000, [1] * 100], truncate=True)
     drive.run()
     assert drive.answers["a"].result["tokens"] == [64, 64]
+
+
+@pytest.mark.parametrize("truncate", [True, False])
+def test_one_word_of_millions_of_characters_is_not_read_to_its_end(truncate):
+    drive = Drive()
+    drive.ask("a", inputs=["x" * 2_000_000], truncate=truncate)
+    drive.run()
+    assert max(map(len, drive.encoder._texts)) <= 64 * 64
+    if truncate:
+        assert drive.answers["a"].result["tokens"] == [3]
+    else:
+        error = drive.answers["a"].error
+        assert "2000000 characters" in error["message"] and error["code"] == "context_length_exceeded"
 
 
 @pytest.mark.parametrize(("word", "said"), [("!fail", "could not compute text 1: told to"), ("!nan", "text 1 is no number")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from appliance.engine.model_files import SETTINGS_BYTES, TOKENIZER_BYTES
 from appliance.engine.onnx_words import SPACE, Words
 from appliance.engine.text import TextAssembler
 from appliance.errors import InvalidRequest, ModelFileError, ModelFileMissing
@@ -399,6 +401,29 @@ def test_a_damaged_file_beside_it_is_named(tmp_path, name):
         Words(tmp_path)
     shutil.rmtree(tmp_path / name)
     assert Words(tmp_path).vocabulary
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "config.json", "chat_template.jinja"])
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path, name):
+    put(tmp_path, byte_level)
+    path = tmp_path / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    with pytest.raises(ModelFileError, match=f"{name} cannot be read: it is a pipe"):
+        Words(tmp_path)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(ModelFileError, match=f"{name} cannot be read: it is a device"):
+        Words(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "most"), [("config.json", SETTINGS_BYTES), ("tokenizer.json", TOKENIZER_BYTES)])
+def test_a_file_without_end_is_not_read_to_it(tmp_path, name, most):
+    put(tmp_path, byte_level)
+    with (tmp_path / name).open("ab") as file:
+        file.truncate(most + 1)  # a hole, which takes no room on the disk
+    with pytest.raises(ModelFileError, match=f"{name} cannot be read: it has more than {most >> 20} MiB"):
+        Words(tmp_path)
 
 
 def test_a_text_that_cannot_be_spelled_is_the_askers_fault(tmp_path):

@@ -23,6 +23,7 @@ from appliance.engine.child import Child, Death
 from appliance.engine.client import EngineClient
 from appliance.engine.supervisor import BOOT_TRIES, LONGEST_PAUSE_S, Supervisor, pause_before_restart
 from appliance.errors import (
+    ApplianceError,
     Cancelled,
     ContextLengthExceeded,
     Draining,
@@ -398,3 +399,32 @@ def test_a_child_gets_no_key_and_imports_nothing_from_the_working_folder(monkeyp
     program = "appliance.engine.worker"  # without arguments it ends after its imports
     ended = subprocess.run([sys.executable, "-m", program], env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert "IndexError" in ended.stderr and "wrong numpy" not in ended.stderr
+
+
+@process
+def test_a_text_that_crashes_an_encoder_is_found_and_refused_and_everybody_else_is_answered():
+    with running_engine(name="embed", fake_step_s=0.1) as engine:
+        texts = ["a b", "a b c", "x !crash", "a b c d", "a"]
+        found = {}
+
+        def ask(text: str) -> None:
+            try:
+                found[text] = engine.client.compute("embed", {"inputs": [text]})["tokens"]
+            except ApplianceError as error:
+                found[text] = error
+
+        def ask_all(texts: list[str]) -> None:
+            threads = [threading.Thread(target=ask, args=(text,)) for text in texts]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(40)
+
+        ask_all(texts)
+        assert isinstance(found.pop("x !crash"), EngineLost)
+        assert found == {"a b": [4], "a b c": [5], "a b c d": [6], "a": [3]}
+        assert engine.supervisor.status.restarts == {"crash": 2}
+        ask_all(texts)
+        assert isinstance(found.pop("x !crash"), RequestQuarantined)
+        assert found == {"a b": [4], "a b c": [5], "a b c d": [6], "a": [3]}
+        assert engine.supervisor.status.restarts == {"crash": 2}
