@@ -152,4 +152,14 @@ async def solo(server: Server, options: Options, round_: str) -> Values:
     return {("solo", 1, "decode tok/s"): max(rates)}
 
 
-SCENARIOS = {"throughput": throughput, "prefix": prefix, "stall": stall, "solo": solo}
+async def decode(server: Server, options: Options, round_: str) -> Values:
+    """Short prompts, 128 tokens out, all clients at once: the streams' decode tokens/s together, prompts left out."""
+    values, tokens = {}, 128
+    for clients in options.clients:
+        bodies = [[options.body(load.words(8, f"decode {round_} {clients} {n}"), tokens)] for n in range(clients)]
+        results = await load.closed_loop(server.port, bodies, tokens)
+        values["decode", clients, "decode tok/s"] = sum((tokens - 1) / (r.text_s[-1] - r.text_s[0]) for r in results)
+    return values
+
+
+SCENARIOS = {"throughput": throughput, "prefix": prefix, "stall": stall, "solo": solo, "decode": decode}

@@ -34,7 +34,7 @@ def parse_args() -> argparse.Namespace:
         help="our server once more with another form of the model, such as an ONNX folder; may be given several times")
     add("--rounds", type=int, default=3)
     add("--scenario", nargs="+", choices=scenarios.SCENARIOS, default=list(scenarios.SCENARIOS))
-    add("--clients", default=",".join(map(str, defaults.clients)), help="for throughput (%(default)s)")
+    add("--clients", default=",".join(map(str, defaults.clients)), help="for throughput and decode (%(default)s)")
     add("--requests", type=int, default=defaults.requests, help="per client (default %(default)s)")
     add("--sampling", choices=("greedy", "sampled"), default=defaults.sampling,
         help="temperature 0, or llama.cpp's default sampling")
@@ -60,7 +60,7 @@ def parse_args() -> argparse.Namespace:
         parser.error(f"no such model file: {args.model}")
     if args.parallel is None:
         stall = [scenarios.STALL_STREAMS + 1] if "stall" in args.scenario else []
-        args.parallel = max([4, *stall, *(args.clients if "throughput" in args.scenario else ())])
+        args.parallel = max([4, *stall, *(args.clients if {"throughput", "decode"} & set(args.scenario) else ())])
     return args
 
 
