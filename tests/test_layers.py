@@ -29,7 +29,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 BASE = {"appliance.types", "appliance.errors", "appliance.clock"}
 PURE = {f"appliance.engine.{name}" for name in ("scheduler", "slots", "sampling", "text", "messages", "encoder_plan", "entities")}
 ONLY_IMPORTER = {
-    "llama_cpp": {f"appliance.engine.llama_{part}" for part in ("backend", "context", "encoder", "lane", "log")} | {"appliance.factory.gguf_words", "appliance.factory.quantize"},
+    "llama_cpp": {f"appliance.engine.llama_{part}" for part in ("backend", "context", "encoder", "lane", "log", "model")} | {"appliance.factory.gguf_words", "appliance.factory.quantize"},
     "torch": {f"appliance.factory.{part}" for part in ("classifier", "distil", "starter", "student", "tutor", "understanding")},
     "gunicorn": {"appliance.server"},
     "faiss": {"appliance.cache.index"},

@@ -6,8 +6,6 @@ documents are not in such files.
 
 from __future__ import annotations
 
-import ctypes
-from pathlib import Path
 from typing import Any
 
 import llama_cpp as lib
@@ -15,8 +13,7 @@ import numpy as np
 
 from appliance.engine.backend import Progress
 from appliance.engine.encoder import Encoder, Head, Row
-from appliance.engine.llama_backend import _makes_embeddings, check_file
-from appliance.engine.llama_log import LlamaLog
+from appliance.engine.llama_model import LlamaModel
 from appliance.errors import InvalidRequest, ModelFileError
 from appliance.types import ModelInfo
 
@@ -26,91 +23,46 @@ FLASH_FROM_TOKENS = 1024
 """In longer contexts the attention matrices of a batch would take gigabytes; flash attention never writes them down."""
 
 
-def is_encoder(path: Path) -> bool:
-    """Whether a GGUF file holds a model that embeds. False also for what cannot be read: its loading says why."""
-    try:
-        check_file(path)
-    except ModelFileError:
-        return False
-    log = LlamaLog()
-    try:
-        lib.llama_backend_init()
-        params = lib.llama_model_default_params()
-        params.vocab_only = True
-        model = lib.llama_model_load_from_file(str(path).encode(), params)
-        if not model:
-            return False
-        try:
-            return _makes_embeddings(model)
-        finally:
-            lib.llama_model_free(model)
-    finally:
-        lib.llama_log_set(ctypes.cast(None, lib.llama_log_callback), ctypes.c_void_p(0))
-        del log  # llama.cpp would call it beyond its life
-
-
 class LlamaEncoder(Encoder):
     """One GGUF embedding model with its context. Used by one thread."""
 
     def __init__(
         self,
-        path: Path,
+        model: LlamaModel,
         *,
         name: str,
         threads: int,
         context_tokens: int = 0,
-        mlock: bool = False,
         progress: Progress = lambda phase, share: None,
     ) -> None:
-        """Load the model. context_tokens: takes texts of that length at most, 0: as trained. Raises ModelFileError."""
-        check_file(path)
-        self._log = LlamaLog()
-        lib.llama_backend_init()
-        self._model = self._load_model(path, mlock, progress)
-        self._vocab = lib.llama_model_get_vocab(self._model)
-        _check_vocabulary(self._vocab, path.name)
-        trained = lib.llama_model_n_ctx_train(self._model)
+        """Make a context; the model is closed with the encoder. context_tokens: takes texts of that length at most, 0: as trained. Raises ModelFileError."""
+        self._model = model
+        if not model.makes_embeddings:
+            raise ModelFileError(f"{model.path.name} is not an embedding model.", remedy="Serve it as a text generation model.")
+        _check_vocabulary(model.vocab, model.path.name)
+        trained = lib.llama_model_n_ctx_train(model.handle)
         limit = min(context_tokens or trained, trained)
         progress("reserving memory", 0.0)
         self.max_rows = MOST_ROWS
-        self._context = self._open(max(limit, self.max_tokens), threads, path.name)
+        self._context = self._open(max(limit, self.max_tokens), threads, model.path.name)
         self._memory = lib.llama_get_memory(self._context)  # None for the BERT family, which keeps nothing
         self._batch = lib.llama_batch_init(max(limit, self.max_tokens), 0, 1)
         pooling = lib.llama_pooling_type(self._context)
-        description = ctypes.create_string_buffer(256)
-        lib.llama_model_desc(self._model, description, 256)
         self.info = ModelInfo(
             name=name,
-            path=str(path),
+            path=str(model.path),
             task="embed",
-            dimensions=lib.llama_model_n_embd_out(self._model),
-            description=f"{description.value.decode('utf-8', 'replace')}, {POOLINGS.get(pooling, 'other')} pooling",
-            parameters=lib.llama_model_n_params(self._model),
-            size_bytes=lib.llama_model_size(self._model),
-            vocabulary=lib.llama_vocab_n_tokens(self._vocab),
+            dimensions=lib.llama_model_n_embd_out(model.handle),
+            description=f"{model.description}, {POOLINGS.get(pooling, 'other')} pooling",
+            parameters=lib.llama_model_n_params(model.handle),
+            size_bytes=lib.llama_model_size(model.handle),
+            vocabulary=model.vocabulary,
             context_tokens=limit,
             trained_context_tokens=trained,
             threads=threads,
             backend="llama.cpp",
         )
         self.head = Head(limit_tokens=limit)
-
-    def _load_model(self, path: Path, mlock: bool, progress: Progress) -> Any:
-        params = lib.llama_model_default_params()
-        params.n_gpu_layers = 0
-        if mlock:
-            params.load_mode = lib.LLAMA_LOAD_MODE_MMAP_MLOCK
-        report = lib.llama_progress_callback(lambda share, _: progress("loading the weights", share) or True)
-        params.progress_callback = report
-        model = lib.llama_model_load_from_file(str(path).encode(), params)
-        if not model:
-            raise ModelFileError(
-                f"{path.name} cannot be loaded: {self._log.last()}",
-                remedy="The file is damaged, incomplete or of a kind this version does not know: download it again.",
-            )
-        if not _makes_embeddings(model):
-            raise ModelFileError(f"{path.name} is not an embedding model.", remedy="Serve it as a text generation model.")
-        return model
 
     def _open(self, tokens: int, threads: int, name: str) -> Any:
         params = lib.llama_context_default_params()
@@ -123,13 +75,13 @@ class LlamaEncoder(Encoder):
         params.flash_attn_type = int(tokens >= FLASH_FROM_TOKENS)
         params.no_perf = True
         params.pooling_type = lib.LLAMA_POOLING_TYPE_UNSPECIFIED
-        context = lib.llama_init_from_model(self._model, params)
+        context = lib.llama_init_from_model(self._model.handle, params)
         if context and lib.llama_pooling_type(context) == lib.LLAMA_POOLING_TYPE_NONE:
             lib.llama_free(context)
             params.pooling_type = lib.LLAMA_POOLING_TYPE_MEAN
-            context = lib.llama_init_from_model(self._model, params)
+            context = lib.llama_init_from_model(self._model.handle, params)
         if not context:
-            words = f"{name}: llama.cpp cannot set up a context of {tokens} tokens: {self._log.last()}"
+            words = f"{name}: llama.cpp cannot set up a context of {tokens} tokens: {self._model.log.last()}"
             raise ModelFileError(words, remedy="Lower ctx_size.")
         if lib.llama_pooling_type(context) not in POOLINGS:
             words = f"{name} is a reranker, and those are served as ONNX models only."
@@ -145,7 +97,7 @@ class LlamaEncoder(Encoder):
         if len(tokens) > limit:
             if not truncate:
                 raise self.too_long(len(tokens), param)
-            ends = lib.llama_vocab_is_control(self._vocab, tokens[-1])
+            ends = lib.llama_vocab_is_control(self._model.vocab, tokens[-1])
             tokens = [*tokens[: limit - 1], tokens[-1]] if ends else tokens[:limit]
         if not tokens:
             raise InvalidRequest(f"{param} is empty.", param=param)
@@ -153,31 +105,15 @@ class LlamaEncoder(Encoder):
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """See Backend.tokenize."""
-        data = text.encode("utf-8", "replace")
-        room = len(data) + 8
-        while True:
-            tokens = (lib.llama_token * room)()
-            count = lib.llama_tokenize(self._vocab, data, len(data), tokens, room, add_special, parse_special)
-            if count >= 0:
-                return tokens[:count]
-            room = -count
+        return self._model.tokenize(text, add_special=add_special, parse_special=parse_special)
 
     def piece(self, token: int) -> bytes:
         """See Backend.piece."""
-        return self._bytes_of(token, special=False)
+        return self._model.piece(token)
 
     def label(self, token: int) -> str:
         """See Backend.label."""
-        return self._bytes_of(token, special=True).decode("utf-8", "replace")
-
-    def _bytes_of(self, token: int, special: bool) -> bytes:
-        room = 64
-        while True:
-            buffer = ctypes.create_string_buffer(room)
-            size = lib.llama_token_to_piece(self._vocab, token, buffer, room, 0, special)
-            if size >= 0:
-                return buffer.raw[:size]
-            room = -size
+        return self._model.label(token)
 
     # -- computing ---------------------------------------------------------------------------------------------
 
@@ -195,7 +131,7 @@ class LlamaEncoder(Encoder):
             lib.llama_memory_clear(self._memory, True)
         status = lib.llama_decode(self._context, batch)
         if status != 0:
-            raise RuntimeError(f"llama_decode returned {status}: {self._log.last()}")
+            raise RuntimeError(f"llama_decode returned {status}: {self._model.log.last()}")
         shape = (self.info.dimensions,)
         return [np.ctypeslib.as_array(lib.llama_get_embeddings_seq(self._context, n), shape).copy() for n in range(len(rows))]
 
@@ -203,7 +139,7 @@ class LlamaEncoder(Encoder):
         """See Encoder.close."""
         lib.llama_batch_free(self._batch)
         lib.llama_free(self._context)
-        lib.llama_model_free(self._model)
+        self._model.close()
 
 
 def _check_vocabulary(vocab: Any, name: str) -> None:

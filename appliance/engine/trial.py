@@ -19,7 +19,8 @@ from dataclasses import replace
 import numpy as np
 
 from appliance.engine.backend import Backend, Piece
-from appliance.engine.worker import WorkerSettings, build_backend
+from appliance.engine.encoder import Encoder
+from appliance.engine.worker import WorkerSettings, build
 from appliance.errors import ApplianceError, Draining, ModelFileError, from_wire
 
 LOADS = (1, 4, 8)
@@ -94,7 +95,9 @@ def main(argv: list[str]) -> int:
         os.sched_setaffinity(0, settings.cpus)
     loads = tuple(load for load in LOADS if load <= settings.sequences) or (1,)
     try:
-        backend = build_backend(replace(settings, sequences=max(loads), kv_tokens=0), _Nobody())
+        backend = build(replace(settings, sequences=max(loads), kv_tokens=0), _Nobody())
+        if isinstance(backend, Encoder):
+            raise ModelFileError(f"{settings.name} does not generate text: its speed is not measured.")
         print(json.dumps(measure(backend, loads)), flush=True)
     except ApplianceError as error:
         print(json.dumps({"error": error.to_wire()}), flush=True)

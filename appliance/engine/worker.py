@@ -66,72 +66,63 @@ class WorkerSettings:
 
 def build(settings: WorkerSettings, channel: Channel) -> Backend | Encoder:
     """Load the model the settings name, with the engine that fits its task. Raises ApplianceError when it cannot be served."""
-    return build_encoder(settings, channel) or build_backend(settings, channel)
-
-
-def build_encoder(settings: WorkerSettings, channel: Channel) -> Encoder | None:
-    """The model as an encoder, None when it is none. Raises ApplianceError when it is one and cannot be served."""
-    path, progress = Path(settings.path), _telling(channel)
-    values: dict[str, Any] = dict(name=settings.name, threads=settings.threads, context_tokens=settings.context_tokens)
-    values["progress"] = progress
+    progress = _telling(channel)
     if settings.engine == "fake":
-        from appliance.engine.fake_encoder import FakeEncoder, is_fake_encoder
-
-        if not is_fake_encoder(settings.name):
-            return None
-        return FakeEncoder(settings.name, context_tokens=settings.context_tokens or 64, step_s=settings.fake_step_s)
+        return _fake(settings)
     if is_onnx(settings):
-        from appliance.engine.encoder_config import is_decoder
+        return _onnx(settings, progress)
+    return _llama(settings, progress)
+
+
+def _fake(settings: WorkerSettings) -> Backend | Encoder:
+    from appliance.engine.fake_backend import FakeBackend
+    from appliance.engine.fake_encoder import FakeEncoder, is_fake_encoder
+
+    if is_fake_encoder(settings.name):
+        return FakeEncoder(settings.name, context_tokens=settings.context_tokens or 64, step_s=settings.fake_step_s)
+    return FakeBackend(
+        settings.name,
+        sequences=settings.sequences,
+        context_tokens=settings.context_tokens or 512,
+        kv_tokens=settings.kv_tokens or None,
+        step_s=settings.fake_step_s,
+    )
+
+
+def _onnx(settings: WorkerSettings, progress: Progress) -> Backend | Encoder:
+    from appliance.engine.encoder_config import is_decoder
+
+    path = Path(settings.path)
+    folder = path.parent if path.suffix == ".onnx" else path
+    values: dict[str, Any] = dict(name=settings.name, context_tokens=settings.context_tokens, threads=settings.threads)
+    values |= {"cpus": settings.cpus, "progress": progress}
+    if not is_decoder(folder):
         from appliance.engine.onnx_encoder import OnnxEncoder
 
-        if is_decoder(_folder(path)):
-            return None
-        return OnnxEncoder(path, cpus=settings.cpus, spin=not settings.shared, **values)
-    from appliance.engine.llama_encoder import LlamaEncoder, is_encoder
+        return OnnxEncoder(path, spin=not settings.shared, **values)
+    from appliance.engine.onnx_decoder import OnnxDecoder
 
-    return LlamaEncoder(path, mlock=settings.mlock, **values) if is_encoder(path) else None
+    return OnnxDecoder(folder, sequences=settings.sequences, kv_tokens=settings.kv_tokens, **values)
 
 
-def build_backend(settings: WorkerSettings, channel: Channel) -> Backend:
-    """Load the text generation model the settings name. Raises ApplianceError when it cannot be served."""
-    if settings.engine == "fake":
-        from appliance.engine.fake_backend import FakeBackend
-
-        return FakeBackend(
-            settings.name,
-            sequences=settings.sequences,
-            context_tokens=settings.context_tokens or 512,
-            kv_tokens=settings.kv_tokens or None,
-            step_s=settings.fake_step_s,
-        )
-    if is_onnx(settings):  # the one place where ONNX decoders are built
-        from appliance.engine.onnx_decoder import OnnxDecoder
-
-        return OnnxDecoder(
-            _folder(Path(settings.path)),
-            name=settings.name,
-            context_tokens=settings.context_tokens,
-            sequences=settings.sequences,
-            kv_tokens=settings.kv_tokens,
-            threads=settings.threads,
-            cpus=settings.cpus,
-            progress=_telling(channel),
-        )
+def _llama(settings: WorkerSettings, progress: Progress) -> Backend | Encoder:
     from appliance.engine.llama_backend import LlamaBackend
+    from appliance.engine.llama_encoder import LlamaEncoder
+    from appliance.engine.llama_model import LlamaModel
 
+    model = LlamaModel(Path(settings.path), mlock=settings.mlock, progress=progress)
+    values: dict[str, Any] = dict(name=settings.name, context_tokens=settings.context_tokens, threads=settings.threads, progress=progress)
+    if model.makes_embeddings:
+        return LlamaEncoder(model, **values)
     return LlamaBackend(
-        Path(settings.path),
-        name=settings.name,
-        context_tokens=settings.context_tokens,
+        model,
         sequences=settings.sequences,
         kv_tokens=settings.kv_tokens,
-        threads=settings.threads,
         batch_tokens=settings.batch_tokens,
         type_k=settings.type_k,
         type_v=settings.type_v,
         flash_attn=settings.flash_attn,
-        mlock=settings.mlock,
-        progress=_telling(channel),
+        **values,
     )
 
 
@@ -139,10 +130,6 @@ def is_onnx(settings: WorkerSettings) -> bool:
     """Whether onnxruntime is to run the model."""
     path = Path(settings.path)
     return settings.engine == "onnx" or path.suffix == ".onnx" or (path / "model.onnx").exists()
-
-
-def _folder(path: Path) -> Path:
-    return path.parent if path.suffix == ".onnx" else path
 
 
 def _telling(channel: Channel) -> Progress:

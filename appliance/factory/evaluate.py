@@ -22,6 +22,7 @@ import numpy as np
 
 from appliance.engine.backend import Backend, Piece
 from appliance.engine.llama_backend import LlamaBackend
+from appliance.engine.llama_model import LlamaModel
 from appliance.engine.placement import plan_threads
 from appliance.engine.topology import read_topology
 from appliance.errors import InvalidRequest
@@ -67,7 +68,7 @@ def load(
 
         return OnnxDecoder(path, name=path.name, context_tokens=context, sequences=sequences, kv_tokens=0, threads=threads)
     return LlamaBackend(
-        path, name=path.stem, context_tokens=context, sequences=sequences, kv_tokens=0, threads=threads, batch_tokens=512, flash_attn=flash_attn
+        LlamaModel(path), name=path.stem, context_tokens=context, sequences=sequences, kv_tokens=0, threads=threads, batch_tokens=512, flash_attn=flash_attn
     )
 
 

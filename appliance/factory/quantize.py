@@ -8,8 +8,8 @@ from pathlib import Path
 
 import llama_cpp as lib
 
-from appliance.engine.llama_backend import check_file
 from appliance.engine.llama_log import LlamaLog
+from appliance.engine.llama_model import check_file
 from appliance.errors import InvalidRequest, ModelFileError, StorageFailed
 
 KINDS: dict[str, int] = {

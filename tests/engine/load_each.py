@@ -14,7 +14,7 @@ import traceback
 
 from appliance.engine import llama_backend  # noqa: F401 - imported before the forks
 from appliance.engine.backend import Piece
-from appliance.engine.worker import WorkerSettings, build_backend
+from appliance.engine.worker import WorkerSettings, build
 from appliance.errors import ApplianceError
 
 
@@ -30,7 +30,7 @@ def load(path: str) -> dict[str, object]:
     settings = WorkerSettings(engine="llama", name="m", path=path, context_tokens=64, sequences=1, kv_tokens=0, threads=1,
                               cpus=(), batch_tokens=64, stall_s=0.2, store_bytes=0, flash_attn="off")  # fmt: skip
     try:
-        backend = build_backend(settings, NoChannel())
+        backend = build(settings, NoChannel())
         backend.decode([Piece(0, 0, [0], "last")])
         backend.tokenize("a", add_special=True, parse_special=True)
     except ApplianceError as error:

@@ -15,6 +15,7 @@ from fakes import ROOT, Drive
 from appliance.clock import FakeClock
 from appliance.engine.backend import Piece
 from appliance.engine.llama_backend import LlamaBackend
+from appliance.engine.llama_model import LlamaModel
 
 SHARED = ROOT.parent / "shared" / "data" / "models"
 _number = itertools.count()
@@ -48,7 +49,7 @@ def model_file(name: str, folder: Path) -> Path:
 def opened(path: Path, **more: Any) -> Iterator[LlamaBackend]:
     """A backend on one thread, closed at the end. Without flash attention: see test_batching_real."""
     values = dict(name="m", context_tokens=0, sequences=4, kv_tokens=0, threads=1, batch_tokens=64, flash_attn="off")
-    backend = LlamaBackend(path, **values | more)
+    backend = LlamaBackend(LlamaModel(path), **values | more)
     try:
         yield backend
     finally:

@@ -19,7 +19,8 @@ from appliance.clock import FakeClock
 from appliance.engine.channel import ChannelClosed
 from appliance.engine.child import Child
 from appliance.engine.encoder_loop import EncoderLoop
-from appliance.engine.llama_encoder import LlamaEncoder, is_encoder
+from appliance.engine.llama_encoder import LlamaEncoder
+from appliance.engine.llama_model import LlamaModel
 from appliance.engine.messages import Answer, Ask, Booting, Ready, Stop
 from appliance.engine.worker import WorkerSettings
 from appliance.errors import ModelFileError, ModelFileMissing
@@ -94,8 +95,9 @@ def opened(checkpoint: Path, tmp_path: Path) -> Iterator[Callable[..., LlamaEnco
 
     def make(pooling: gguf.PoolingType | None = gguf.PoolingType.MEAN, kind: str = "f32", **how: Any) -> LlamaEncoder:
         path = write_gguf(tmp_path / f"m{next(number)}.gguf", checkpoint, pooling, kind)
-        assert is_encoder(path)
-        made.append(LlamaEncoder(path, name="m", threads=1, **how))
+        model = LlamaModel(path)
+        assert model.makes_embeddings
+        made.append(LlamaEncoder(model, name="m", threads=1, **how))
         return made[-1]
 
     yield make
@@ -165,26 +167,30 @@ def test_tokens_are_those_of_the_reference_and_can_be_embedded(opened):
 
 
 def test_what_is_no_embedding_model_is_told_apart(model, tmp_path):
-    assert not is_encoder(model("tiny-bpe-f32")) and not is_encoder(tmp_path / "gone.gguf")
-    (tmp_path / "text.gguf").write_text("no model")
-    assert not is_encoder(tmp_path / "text.gguf")
+    generator = LlamaModel(model("tiny-bpe-f32"))
+    assert not generator.makes_embeddings
     with pytest.raises(ModelFileError, match="is not an embedding model"):
-        LlamaEncoder(model("tiny-bpe-f32"), name="m", threads=1)
+        LlamaEncoder(generator, name="m", threads=1)
+    generator.close()
+    (tmp_path / "text.gguf").write_text("no model")
+    with pytest.raises(ModelFileError, match="is not a GGUF file"):
+        LlamaModel(tmp_path / "text.gguf")
     with pytest.raises(ModelFileMissing):
-        LlamaEncoder(tmp_path / "gone.gguf", name="m", threads=1)
+        LlamaEncoder(LlamaModel(tmp_path / "gone.gguf"), name="m", threads=1)
 
 
 def test_a_vocabulary_that_would_abort_llama_cpp_is_refused(tmp_path):
     path = tiny_model.write_encoder(tmp_path / "encoder.gguf")
-    assert is_encoder(path)
+    model = LlamaModel(path)
+    assert model.makes_embeddings
     with pytest.raises(ModelFileError, match="lacks the token that separates texts"):
-        LlamaEncoder(path, name="m", threads=1)
+        LlamaEncoder(model, name="m", threads=1)
 
 
 def test_a_reranker_is_refused_in_words(checkpoint, tmp_path):
     path = write_gguf(tmp_path / "m.gguf", checkpoint, gguf.PoolingType.RANK)
     with pytest.raises(ModelFileError, match="reranker"):
-        LlamaEncoder(path, name="m", threads=1)
+        LlamaEncoder(LlamaModel(path), name="m", threads=1)
 
 
 def test_a_child_serves_a_gguf_embedder(checkpoint, tmp_path):

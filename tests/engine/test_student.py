@@ -10,6 +10,7 @@ import torch
 
 from appliance.engine.backend import Piece
 from appliance.engine.llama_backend import LlamaBackend
+from appliance.engine.llama_model import LlamaModel
 from appliance.errors import InvalidRequest
 from appliance.factory import export_gguf, words
 from appliance.factory.student import Recipe, Shape, Student, train
@@ -51,7 +52,7 @@ def test_it_learns_and_llama_cpp_gives_its_very_answers(tokenizer, draw, tmp_pat
     assert [tokenizer.decode(ids) for ids in answers] == [a for _, a in PAIRS]
     export_gguf.export(student, tokenizer, tmp_path / "s.gguf", "student", "MIT")
     backend = LlamaBackend(
-        tmp_path / "s.gguf", name="s", context_tokens=64, sequences=1, kv_tokens=0, threads=1, batch_tokens=64
+        LlamaModel(tmp_path / "s.gguf"), name="s", context_tokens=64, sequences=1, kv_tokens=0, threads=1, batch_tokens=64
     )
     for (question, _), prompt, answer in zip(PAIRS, prompts, answers, strict=True):
         text = backend.render([{"role": "system", "content": "Be brief."}, {"role": "user", "content": question}])
