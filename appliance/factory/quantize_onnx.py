@@ -5,7 +5,7 @@ the result a little. Weights use 7 of their 8 bits: on x86 CPUs without VNNI two
 16 bits in which they are added (onnxruntime's documentation of quantization, "reduce_range"). Embeddings: 8 bits,
 one scale a table.
 int8-block, int4-block: the operator MatMulNBits (onnxruntime, docs/ContribOperators.md): one scale for each `block`
-weights of a column, activations 8 bits by row and block (accuracy_level 4). Embeddings: 8 bits in blocks of a row.
+weights of a column, activations 8 bits by row and block (accuracy_level 4). Embeddings: 8 bits, or 4, in blocks of a row.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ INLINE_BYTES = 1 << 30
 QUANTIZED = {"MatMulInteger", "DynamicQuantizeLinear", "MatMulNBits", "QLinearMatMul", "DequantizeLinear", "GatherBlockQuantized"}
 
 
-def quantize(source: Path, target: Path, kind: str, *, keep: Sequence[str] = (), block: int | None = None) -> None:
+def quantize(source: Path, target: Path, kind: str, *, keep: Sequence[str] = (), block: int | None = None, table_bits: int = 8) -> None:
     """Write the model in the folder `source` to `target` with weights of `kind` (a key of KINDS); other files are copied.
 
     keep: patterns (fnmatch) of names of nodes or weights that stay float32. block: 16 to 256, a power of two, for the
-    kinds in blocks. The target appears whole or not at all. Raises InvalidRequest, ModelFileMissing, ModelFileError or
+    kinds in blocks. table_bits: 8 or 4, of embeddings in the kinds in blocks. The target appears whole or not at all. Raises InvalidRequest, ModelFileMissing, ModelFileError or
     StorageFailed.
     """
     if kind not in KINDS:
@@ -53,7 +53,7 @@ def quantize(source: Path, target: Path, kind: str, *, keep: Sequence[str] = (),
         if kind == "int8":
             _dynamic(model, part / MODEL, kept)
         else:
-            _in_blocks(model, kept, KINDS[kind], block or BLOCKS[kind])
+            _in_blocks(model, kept, KINDS[kind], block or BLOCKS[kind], table_bits)
             _save(model, part / MODEL)
         check_opens(part / MODEL)
 
@@ -121,7 +121,7 @@ def _dynamic(model: Any, path: Path, kept: set[str]) -> None:
         tempfile.tempdir = before
 
 
-def _in_blocks(model: Any, kept: set[str], bits: int, block: int) -> None:
+def _in_blocks(model: Any, kept: set[str], bits: int, block: int, table_bits: int) -> None:
     from onnx import helper, numpy_helper
 
     graph, made, nodes = model.graph, {}, []
@@ -139,13 +139,13 @@ def _in_blocks(model: Any, kept: set[str], bits: int, block: int) -> None:
         key = (tensor.name, lookup)
         if key not in made:
             values = numpy_helper.to_array(tensor)
-            packed, scales = _rows(values, block) if lookup else _columns(values, bits, block)
+            packed, scales = _rows(values, block, table_bits) if lookup else _columns(values, bits, block)
             made[key] = [f"{tensor.name}_{'rows' if lookup else 'columns'}_{part}" for part in ("q", "scales")]
             graph.initializer.extend(numpy_helper.from_array(a, n) for a, n in zip((packed, scales), made[key], strict=True))
         packed_name, scales_name = made[key]
         if lookup:
             inputs, kind = [packed_name, node.input[1], scales_name], "GatherBlockQuantized"
-            how = {"gather_axis": 0, "quantize_axis": 1, "block_size": block, "bits": 8}
+            how = {"gather_axis": 0, "quantize_axis": 1, "block_size": block, "bits": table_bits}
         else:
             inputs, kind = [node.input[0], packed_name, scales_name], "MatMulNBits"
             how = {"K": tensor.dims[0], "N": tensor.dims[1], "bits": bits, "block_size": block, "accuracy_level": 4}
@@ -174,11 +174,16 @@ def _columns(weight: np.ndarray, bits: int, block: int) -> tuple[np.ndarray, np.
     return packed, scales
 
 
-def _rows(table: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
-    """GatherBlockQuantized's layout of a table [rows, width]: bytes of the same shape around 128, scales [rows, blocks]."""
+def _rows(table: np.ndarray, block: int, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """GatherBlockQuantized's layout of a table [rows, width]: numbers around 2^(bits-1), of 4 bits two in a byte, the first one
+    in its lower half; scales [rows, blocks]."""
     cut = table.reshape(len(table), -1, block)
-    scales = np.maximum(np.abs(cut).max(axis=2), np.finfo(np.float32).tiny) / 127
-    return (np.round(cut / scales[..., None]) + 128).astype(np.uint8).reshape(table.shape), scales.astype(np.float32)
+    middle = 1 << (bits - 1)
+    scales = np.maximum(np.abs(cut).max(axis=2), np.finfo(np.float32).tiny) / (middle - 1)
+    numbers = (np.round(cut / scales[..., None]) + middle).astype(np.uint8).reshape(table.shape)
+    if bits == 4:
+        numbers = numbers[:, 0::2] | numbers[:, 1::2] << 4
+    return numbers, scales.astype(np.float32)
 
 
 def _save(model: Any, path: Path) -> None:

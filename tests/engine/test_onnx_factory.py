@@ -267,6 +267,15 @@ def test_blocks_may_be_smaller_and_a_row_does_not_depend_on_its_neighbours(made,
     assert np.allclose(ours, alone, atol=1e-4)
 
 
+def test_word_vectors_of_four_bits_are_half_as_large_and_near(made, tmp_path):
+    for bits in (8, 4):
+        quantize(made("bert")[2], tmp_path / str(bits), "int8-block", block=32, table_bits=bits)
+    eight, four, whole = (np.concatenate([Runner(f).embed([line]) for line in LINES[:8]]) for f in (tmp_path / "8", tmp_path / "4", made("bert")[2]))
+    assert 0.97 < (four * whole).sum(axis=1).min() < (eight * whole).sum(axis=1).min()
+    sizes = [(tmp_path / str(bits) / "model.onnx").stat().st_size for bits in (8, 4)]
+    assert sizes[1] < sizes[0]
+
+
 def test_a_weight_in_blocks_is_within_a_step_of_the_original(made, small):
     """Read back as onnxruntime's documentation lays MatMulNBits out: the low half byte first, 8 in the middle."""
     import onnx
