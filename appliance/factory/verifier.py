@@ -104,4 +104,4 @@ def calibrate(logits: np.ndarray, same: np.ndarray) -> Platt:
         return found
 
     optimiser.step(closure)
-    return Platt(float(by), float(plus))
+    return Platt(by.item(), plus.item())
