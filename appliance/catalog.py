@@ -26,7 +26,7 @@ FIRST_DEFAULT = "starter"
 """The default until `use` names another, where it is in the catalog."""
 DEFAULT_FILE = "default"
 HASHES_FILE = "hashes.json"
-NO_EMBEDDER = ("", "none")
+NOBODY = ("", "none")
 ONNX_FILE = "model.onnx"
 TWIN = "-onnx"
 """What the name of a model's ONNX form ends in."""
@@ -227,19 +227,30 @@ def _engine_path(model: CatalogModel) -> Path:
 def embedder(config: Config, models: Iterable[ModelEntry]) -> ModelEntry | None:
     """The model for embeddings that is served beside `models`; None when it is switched off or one of them, or when it is the
     default and there is none of that name. Raises ConfigError for a wish that cannot be met."""
-    if config.embedder in NO_EMBEDDER or "fake" in config.engine:
+    entry = _beside(config, "embedder", config.embedder, "embed")
+    if entry and any(other.name == entry.name or other.path.absolute() == entry.path.absolute() for other in models):
         return None
-    model = read_catalog(config).get(config.embedder)
-    wished = config.sources.get("embedder", "default") != "default"
-    if model is None or (paper := model.manifest) is None or paper.task != "embed":
+    return entry
+
+
+def pair_verifier(config: Config) -> ModelEntry | None:
+    """The model that judges whether two questions mean the same; None when it is switched off, or when it is the default and there
+    is none of that name. Raises ConfigError for a wish that cannot be met."""
+    return None if config.no_cache or config.exact_only else _beside(config, "pair_verifier", config.pair_verifier, "rerank")
+
+
+def _beside(config: Config, setting: str, name: str, task: str) -> ModelEntry | None:
+    """The model of the catalog that a setting names."""
+    wished = config.sources.get(setting, "default") != "default"
+    if name in NOBODY or ("fake" in config.engine and not wished):
+        return None
+    model = read_catalog(config).get(name)
+    if model is None or (paper := model.manifest) is None or paper.task != task:
         if not wished:
             return None
         why = "the catalog has no such model" if model is None else model.reason or f"it is for the task {paper.task}"
-        raise ConfigError(f"embedder = {config.embedder!r}: {why}.", param="embedder", remedy="`appliance models list` shows what there is.")
-    path = _engine_path(model)
-    if any(entry.name == model.name or entry.path.absolute() == path.absolute() for entry in models):
-        return None
-    return _with_engine(ModelEntry(model.name, path, model), config)
+        raise ConfigError(f"{setting} = {name!r}: {why}.", param=setting, remedy="`appliance models list` shows what there is.")
+    return _with_engine(ModelEntry(model.name, _engine_path(model), model), config)
 
 
 def task_of(entry: ModelEntry) -> str:

@@ -16,6 +16,11 @@ def unix_seconds() -> int:
     return int(time.time())
 
 
+def utc_date(unix: float) -> str:
+    """The day of a time in Unix seconds, such as 2026-03-01."""
+    return time.strftime("%Y-%m-%d", time.gmtime(unix))
+
+
 class FakeClock:
     """A clock that stands still until it is told to move. Seconds."""
 

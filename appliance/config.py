@@ -20,7 +20,7 @@ from appliance.errors import ConfigError
 ENV_PREFIX = "APPLIANCE_"
 SYSTEM_CONFIG = Path("/etc/appliance/config.toml")
 SYSTEM_DATA = Path("/var/lib/appliance")
-Kind = Literal["str", "int", "float", "bool", "list", "path", "choice"]
+Kind = Literal["str", "int", "float", "percent", "bool", "list", "path", "choice"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +84,19 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("hang_timeout_s", "float", 60.0, "An engine that has work and completes no step for this long is killed and started again.", "limits", "s", minimum=1),
     Setting("load_timeout_s", "float", 600.0, "Longest time for loading a model.", "limits", "s", minimum=1),
     Setting("drain_s", "float", 20.0, "Time running answers get when the service stops.", "limits", "s", minimum=0),
+    Setting("no_cache", "bool", False, "Compute every answer; remember none.", "cache"),
+    Setting("exact_only", "bool", False, "Answer only equal requests from memory, not those of the same meaning.", "cache"),
+    Setting("max_wrong_hits", "percent", 1.0, "Share of answers to similar questions that may be wrong. How sure the cache has to be follows from it.", "cache", "%", minimum=0, maximum=50, reload=True),
+    Setting("cache_audit", "percent", 5.0, "Share of answers to similar questions that are computed again in idle time, to see whether they were right; of the first 20 a day all are. 0: none.", "cache", "%", minimum=0, maximum=100),
+    Setting("pair_verifier", "str", "pair-verifier-int8", "Model of the catalog that judges whether two questions mean the same; `none` for no such model: then only equal requests are answered from memory.", "cache"),
+    Setting("cache_ttl_s", "float", 0.0, "Time an answer is remembered when the request names none; 0 for as long as there is room.", "cache", "s", minimum=0),
+    Setting("cache_entries", "int", 200_000, "Most answers remembered; the least valuable ones make room.", "cache", "answers", minimum=1, maximum=10_000_000),
+    Setting("cache_mb", "int", 2000, "Most space for remembered answers on the disk.", "cache", "MB", minimum=1, maximum=1_000_000),
+    Setting("cache_share", "list", (), "NAME:NAMESPACE, so that the key of that name shares its remembered answers with all others of the namespace. Each key has its own otherwise.", "cache"),
+    Setting("cache_exclude", "list", (), "Name of a key or of a model whose answers are never remembered.", "cache"),
+    Setting("cache_epoch", "str", "", "Any word. With another one no answer of before is found: for when the facts behind them have changed.", "cache"),
     Setting("config", "path", None, f"Configuration file. Default: {SYSTEM_CONFIG} where it exists.", "service"),
     Setting("data_dir", "path", None, f"Folder for everything that is kept. Default: {SYSTEM_DATA} for the service, ~/.local/share/appliance for a user.", "service"),
-    Setting("no_cache", "bool", False, "Compute every answer; remember none.", "service"),
     Setting("offline", "bool", False, "Never open a connection to another machine.", "service"),
     Setting("log_level", "choice", "info", "How much is logged.", "service", choices=("debug", "info", "warning", "error"), reload=True),
     Setting("log_format", "choice", "text", "Shape of the log lines on stderr.", "service", choices=("text", "json")),
@@ -140,6 +150,7 @@ _KIND_WORDS = {
     "str": "a text",
     "int": "a whole number",
     "float": "a number",
+    "percent": "a share such as 1%",
     "bool": "true or false",
     "list": "a text or a list of texts",
     "path": "a path",
@@ -158,6 +169,8 @@ def _typed(setting: Setting, raw: Any) -> Any:
         return word in _TRUE
     if isinstance(raw, bool):
         raise TypeError
+    if kind == "percent":
+        raw, kind = str(raw).strip().removesuffix("%"), "float"
     if kind == "int":
         if isinstance(raw, float):
             raise TypeError
@@ -303,7 +316,7 @@ def settings_markdown() -> str:
     for s in SETTINGS:
         usual = ", ".join(s.default) if isinstance(s.default, tuple) else s.default
         default = {"bool": "off", "path": "none"}.get(s.kind, usual if usual != "" else "none")
-        unit = f" {s.unit}" if s.unit and s.kind in ("int", "float") else ""
+        unit = f" {s.unit}" if s.unit and s.kind in ("int", "float", "percent") else ""
         choices = f" One of {', '.join(s.choices)}." if s.choices else ""
         rows.append(f"| `{s.name}` | {' '.join(f'`{f}`' for f in (*s.flags, s.flag))} | {default}{unit} | {s.help}{choices} |")
     return "\n".join(rows)

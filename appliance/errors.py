@@ -19,6 +19,7 @@
     |  |- EngineLost              503  engine_lost
     |  |- DeadlineExceeded        503  deadline_exceeded
     |  `- Draining                503  draining
+    |- NotRemembered              504  not_remembered
     |- Cancelled                  499  cancelled               nobody is left to read it
     |- ConfigError                500  bad_configuration       exit 78
     |- ModelFileError             500  bad_model               exit 65
@@ -183,6 +184,14 @@ class Draining(Unavailable):
     """The service is stopping and takes no new work."""
 
     code = "draining"
+
+
+class NotRemembered(ApplianceError):
+    """Only a remembered answer was wanted (Cache-Control: only-if-cached), and there is none. 504 is RFC 9111's status for that."""
+
+    status = 504
+    code = "not_remembered"
+    type = "not_found_error"
 
 
 class Cancelled(ApplianceError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -23,12 +24,17 @@ Stopping = Callable[[], bool]
 
 
 class Form:
-    """What one model is loaded from. For the thread of its supervisor."""
+    """What one model is loaded from. For the thread of its supervisor.
+
+    digest: of what makes its answers, '' before the first check. Any thread may read it.
+    """
 
     def __init__(
-        self, entry: catalog.ModelEntry, settings: WorkerSettings, environment: Mapping[str, str], hashes: HashCache, trials: Trials, cpu: str
+        self, entry: catalog.ModelEntry, settings: WorkerSettings, environment: Mapping[str, str], hashes: HashCache, trials: Trials, cpu: str, *, wants_digest: bool = False
     ) -> None:
         self.settings = settings
+        self.digest = ""
+        self._wants_digest = wants_digest
         self._entry, self._given, self._environment = entry, settings, environment
         self._hashes, self._trials, self._cpu = hashes, trials, cpu
 
@@ -45,6 +51,8 @@ class Form:
             self._tell_what_has_no_effect()
         if entry.twin:
             self._choose(entry, entry.twin, stopping)
+        if self._wants_digest:
+            self.digest = self._digest_of_weights(stopping)
 
     def _choose(self, entry: catalog.ModelEntry, twin: catalog.ModelEntry, stopping: Stopping) -> None:
         forms = {"llama": replace(self._given, engine="llama"), "onnx": replace(self._given, engine="onnx", path=str(twin.path))}
@@ -79,6 +87,17 @@ class Form:
             return self._hashes.sha256(path, stopping=stopping)[0]
         except OSError as error:
             raise in_sentence(error, f"Reading {path}") from None
+
+    def _digest_of_weights(self, stopping: Stopping) -> str:
+        """Changes with whatever makes this model's answers others: weights, vocabulary, template, and how it remembers a prompt.
+        A GGUF file and its ONNX form are one model."""
+        entry, given = self._entry, self._given
+        if entry.engine == "fake":
+            return f"fake {entry.name}"
+        source = entry.form_of or entry.path
+        files = [source] if source.is_file() else sorted(file for file in source.iterdir() if file.is_file() and file.suffix not in (".md", ".toml"))
+        whole = " ".join([*(self._hash(file, stopping) for file in files), given.type_k, given.type_v])
+        return hashlib.sha256(whole.encode()).hexdigest()
 
     def _key(self, gguf: Path, folder: Path, stopping: Stopping) -> str:
         files = [gguf, *sorted(folder.glob(f"{catalog.ONNX_FILE}*"))]

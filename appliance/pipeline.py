@@ -18,6 +18,7 @@ from appliance.engine.messages import Generate
 from appliance.engine.supervisor import Supervisor
 from appliance.errors import ApplianceError, Cancelled, DeadlineExceeded, Draining, ModelLoading, QueueFull
 from appliance.metrics import Metrics
+from appliance.recall import Recall
 from appliance.types import (
     ChatPrompt,
     Delta,
@@ -27,6 +28,7 @@ from appliance.types import (
     GenerationRequest,
     Priority,
     Prompt,
+    Recalled,
     TextPrompt,
     Waiting,
 )
@@ -47,7 +49,8 @@ class Engine:
     """One served model, as the pipeline uses it.
 
     papers: what it is for, as its papers say; the loaded model itself knows better. aside: served beside what was asked for, and
-    started by the first request that needs it, with `wake`, which may be called any number of times.
+    started by the first request that needs it, with `wake`, which may be called any number of times. hidden: works for the
+    service itself, and requests cannot name it. digest: of what makes its answers, '' while that is not known.
     """
 
     supervisor: Supervisor
@@ -56,6 +59,8 @@ class Engine:
     papers: str = "generate"
     aside: bool = False
     wake: Callable[[], None] = lambda: None
+    hidden: bool = False
+    digest: Callable[[], str] = lambda: ""
 
     @property
     def task(self) -> str:
@@ -68,12 +73,19 @@ class Pipeline:
     """Answers requests. Thread-safe; each request runs on its caller's thread."""
 
     def __init__(
-        self, engines: Mapping[str, Engine], metrics: Metrics, *, timeout_s: float, clock: Clock = monotonic
+        self,
+        engines: Mapping[str, Engine],
+        metrics: Metrics,
+        *,
+        timeout_s: float,
+        recall: Recall | None = None,
+        clock: Clock = monotonic,
     ) -> None:
-        """timeout_s: longest time for a request, 0 for no limit."""
+        """timeout_s: longest time for a request, 0 for no limit. recall: of answers given before; None remembers nothing."""
         self.engines = dict(engines)
         self._metrics = metrics
         self.timeout_s = timeout_s
+        self.recall = recall
         self._clock = clock
         self.draining = False
         self._asks = threading.BoundedSemaphore(MAX_ASKS)
@@ -81,7 +93,7 @@ class Pipeline:
     @property
     def names(self) -> list[str]:
         """Served models, the default first."""
-        return list(self.engines)
+        return [name for name, engine in self.engines.items() if not engine.hidden]
 
     def resolve(self, model: str, tasks: Sequence[str] = ()) -> str:
         """The served name for a request's `model` field, of a model for one of `tasks` (any, when there are none).
@@ -89,7 +101,7 @@ class Pipeline:
         Raises ModelNotFound, or InvalidRequest for a model that is for something else.
         """
         if tasks:
-            return routing.choose_for(model, {name: engine.task for name, engine in self.engines.items()}, tasks)
+            return routing.choose_for(model, {name: self.engines[name].task for name in self.names}, tasks)
         return routing.choose(model, self.names)
 
     def loaded_task(self, model: str) -> str:
@@ -119,9 +131,12 @@ class Pipeline:
             self._asks.release()
 
     def _wake(self, engine: Engine) -> None:
+        self._refuse_when_draining()
+        engine.wake()
+
+    def _refuse_when_draining(self) -> None:
         if self.draining:
             raise Draining("The service is stopping and takes no new requests.", retry_after_s=10)
-        engine.wake()
 
     def compute(
         self,
@@ -169,7 +184,19 @@ class Pipeline:
         return result
 
     def answer(self, request: GenerationRequest) -> Iterator[Event | Waiting]:
-        """Events of all sequences until each has Finished; `Waiting` at least every TICK_S without one.
+        """Recalled, then events of all sequences until each has Finished; `Waiting` at least every TICK_S without one.
+
+        Closing the iterator cancels what nobody else waits for. Raises what `generate` raises, and NotRemembered.
+        """
+        self._refuse_when_draining()
+        if self.recall:
+            yield from self.recall.answer(request, self.generate)
+        else:
+            yield Recalled("bypass", why="nothing is remembered (no_cache)")
+            yield from self.generate(request)
+
+    def generate(self, request: GenerationRequest) -> Iterator[Event | Waiting]:
+        """The events of an answer that an engine makes.
 
         Raises the error of the first sequence that fails, or why the request could not start. Closing the iterator
         cancels what still runs. The first `next` may already raise.

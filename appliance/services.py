@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import psutil
 
 from appliance import catalog, trials
 from appliance.admission import Admission
+from appliance.audit import Audit
 from appliance.auth import Auth
+from appliance.cache.policy import read_shares
+from appliance.cache.service import Cache, Options
 from appliance.clock import monotonic, unix_seconds
 from appliance.config import Config, data_dir, is_loopback, load_config
 from appliance.engine import placement as places
@@ -21,13 +24,16 @@ from appliance.engine.fake_encoder import FakeEncoder, is_fake_encoder
 from appliance.engine.supervisor import Supervisor
 from appliance.engine.topology import observed_placement, read_topology
 from appliance.engine.worker import WorkerSettings
-from appliance.errors import ConfigError
+from appliance.errors import ApplianceError, ConfigError
 from appliance.forms import Form
 from appliance.integrity import HashCache
 from appliance.logs import configure, log
+from appliance.meaning import CALIBRATION, Encoders
 from appliance.metrics import Gauge, Metrics
 from appliance.pipeline import Engine, Pipeline
+from appliance.recall import Recall
 
+AUDIT_EVERY_S = 5.0
 ENCODER_REQUESTS = 64
 """Requests an encoder is given at once: it makes batches of whatever is there."""
 
@@ -46,13 +52,31 @@ class Services:
         models = catalog.entries(config)
         hashes = catalog.hash_cache(config)
         beside = catalog.embedder(config, models)
-        tasks = {entry.name: _task(entry) for entry in (*models, *filter(None, [beside]))}
+        verifier = catalog.pair_verifier(config)
+        tasks = {entry.name: _task(entry) for entry in (*models, *filter(None, [beside, verifier]))}
         self.topology = read_topology()
         cores = self._cores([entry.name for entry in models], tasks)
         engines = {entry.name: self._engine(entry, cores[entry.name], hashes, tasks[entry.name]) for entry in models}
         if beside:
             engines[beside.name] = self._engine(beside, cores[beside.name], hashes, tasks[beside.name], aside=True)
-        self.pipeline = Pipeline(engines, self.metrics, timeout_s=config.request_timeout_s)
+        if verifier:
+            engines[verifier.name] = self._engine(verifier, cores[verifier.name], hashes, tasks[verifier.name], aside=True, hidden=True)
+        self.cache = None if config.no_cache else self._cache(engines, verifier)
+        recall = self.cache and Recall(
+            self.cache,
+            lambda name: engines[name].digest(),
+            self.metrics,
+            shares=read_shares(config.cache_share),
+            excluded=frozenset(config.cache_exclude),
+            epoch=config.cache_epoch,
+        )
+        self.pipeline = Pipeline(engines, self.metrics, timeout_s=config.request_timeout_s, recall=recall)
+        self._janitor = Janitor([self.cache.tick] if self.cache else [])
+        self._audit = None
+        if self.cache and recall:
+            self._audit = Audit(self.cache, self.cache.meaning, self.pipeline.generate, self._idle, time.time, config.cache_audit / 100)
+            recall.noticed = self._audit.note
+        self._auditor = Janitor([self._audit.tick] if self._audit else [], every_s=AUDIT_EVERY_S)
         self.metrics.add_source(self._gauges)
 
     def _cores(self, asked: list[str], tasks: dict[str, str]) -> dict[str, places.ChildPlacement]:
@@ -64,8 +88,20 @@ class Services:
         self.placement = places.plan_threads(self.topology, *wishes, children=max(1, len(first)), encoders=len(others))
         return dict(zip([*first, *others], (*self.placement.children, *self.placement.encoders), strict=False))
 
+    def _cache(self, engines: dict[str, Engine], verifier: catalog.ModelEntry | None) -> Cache:
+        config = self.config
+        judge = engines[verifier.name] if verifier else None
+        meaning = Encoders(engines.get(config.embedder), judge, verifier.path / CALIBRATION if verifier else None)
+        options = Options(
+            entries=config.cache_entries,
+            size_bytes=config.cache_mb * 1_000_000,
+            ttl_s=config.cache_ttl_s or None,
+            budget=config.max_wrong_hits / 100,
+        )
+        return Cache(data_dir(config), meaning, options, self.metrics, log)
+
     def _engine(
-        self, entry: catalog.ModelEntry, place: places.ChildPlacement, hashes: HashCache, task: str, aside: bool = False
+        self, entry: catalog.ModelEntry, place: places.ChildPlacement, hashes: HashCache, task: str, aside: bool = False, hidden: bool = False
     ) -> Engine:
         config = self.config
         settings = WorkerSettings(
@@ -89,7 +125,7 @@ class Services:
         )
         environment = places.child_environment(place)
         client = EngineClient()
-        form = Form(entry, settings, environment, hashes, trials.Trials(data_dir(config) / trials.FILE), self.topology.cpu_key)
+        form = Form(entry, settings, environment, hashes, trials.Trials(data_dir(config) / trials.FILE), self.topology.cpu_key, wants_digest=not config.no_cache)
         supervisor = Supervisor(
             entry.name,
             lambda: Child(form.settings, environment),
@@ -100,7 +136,8 @@ class Services:
             check=form.check,
         )
         admission = Admission(config.parallel if task == "generate" else ENCODER_REQUESTS, config.queue_size)
-        return Engine(supervisor, client, admission, task, aside, Once(supervisor.start) if aside else lambda: None)
+        wake = Once(supervisor.start) if aside else lambda: None
+        return Engine(supervisor, client, admission, task, aside, wake, hidden, lambda: form.digest)
 
     @property
     def supervisors(self) -> list[Supervisor]:
@@ -124,11 +161,30 @@ class Services:
         """Begin loading the models that were asked for; returns at once."""
         for note in self.placement.notes:
             log("info", note)
+        self._open_cache()
         for supervisor in self.asked_for:
             supervisor.start()
         for name, engine in self.pipeline.engines.items():
-            if engine.aside:
+            if engine.aside and not engine.hidden:
                 log("info", f"{name} is served as well; the first request that needs it starts its engine.")
+
+    def _idle(self, answers: int) -> bool:
+        """Whether no more than so many answers are wanted now."""
+        lines = [engine.admission for engine in self.pipeline.engines.values() if engine.task == "generate"]
+        return not self.pipeline.draining and sum(line.waiting + line.running for line in lines) <= answers
+
+    def _open_cache(self) -> None:
+        """A cache that cannot be opened costs time, not the service."""
+        if self.cache is None:
+            return
+        try:
+            self.cache.open()
+        except (ApplianceError, OSError) as error:
+            self.cache = self.pipeline.recall = None
+            log("error", f"No answer is remembered: {error}")
+            return
+        self._janitor.start()
+        self._auditor.start()
 
     def reload(self) -> None:
         """Take over what can change while running. An invalid configuration is told and the old one kept."""
@@ -145,6 +201,8 @@ class Services:
             return
         self.auth = auth
         self.pipeline.timeout_s = fresh.request_timeout_s
+        if self.cache:
+            self.cache.set_budget(fresh.max_wrong_hits / 100)
         for engine in self.pipeline.engines.values():
             engine.admission.queue_size = fresh.queue_size
         configure(fresh.log_level, fresh.log_format)
@@ -160,9 +218,15 @@ class Services:
         self.stop()  # not left to gunicorn: it would cut the streams
 
     def stop(self) -> None:
-        """End every engine."""
+        """End every engine, then close the files."""
+        if self._audit:
+            self._audit.stop()
+        self._auditor.stop()
+        self._janitor.stop()
         for supervisor in reversed(self.supervisors):
             supervisor.stop()
+        if self.cache:
+            self.cache.close()
 
     # -- gauges ------------------------------------------------------------------------------------------------
 
@@ -170,8 +234,36 @@ class Services:
         yield from _engine_gauges(self.pipeline.engines)
         yield from _placement_gauges(self.supervisors)
         memory = psutil.Process().memory_info().rss
+        if self.cache:
+            yield from self.cache.gauges()
         yield "appliance_web_memory_bytes", "Resident memory of the web worker.", [({}, memory)]
         yield from _llama_names(self.metrics, self.pipeline.engines)
+
+
+class Janitor:
+    """A thread for what is done now and then, a piece at a time."""
+
+    def __init__(self, tasks: Sequence[Callable[[], None]], every_s: float = 1.0) -> None:
+        """tasks: must not raise."""
+        self._tasks, self._every_s = tasks, every_s
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread = threading.Thread(target=self._run, name="janitor", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._over.wait(self._every_s):
+            for task in self._tasks:
+                task()
+
+    def stop(self) -> None:
+        """End it, after the task it is at. Safe to call again, and before the start."""
+        self._over.set()
+        if self._thread:
+            self._thread.join(10)
 
 
 class Once:

@@ -60,6 +60,25 @@ Prompt = ChatPrompt | TextPrompt | TokenPrompt
 
 
 @dataclass(frozen=True, slots=True)
+class CacheWish:
+    """What a request says about remembered answers.
+
+    look: it may be answered by one. store: its answer may be kept. similar: so may the answer to a question of the same meaning.
+    fresh_s: no answer older than this. ttl_s: how long its answer is kept. only: an error rather than a computed answer.
+    namespace: a part of the caller's own namespace. tags: to purge by.
+    """
+
+    look: bool = True
+    store: bool = True
+    similar: bool = True
+    only: bool = False
+    fresh_s: float | None = None
+    ttl_s: float | None = None
+    namespace: str = ""
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One API call: `prompts` times `choices` sequences, numbered prompt by prompt.
 
@@ -79,6 +98,7 @@ class GenerationRequest:
     echo: bool = False
     priority: Priority = "interactive"
     principal: str = "anonymous"
+    cache: CacheWish = CacheWish()
 
     @property
     def sequences(self) -> int:
@@ -133,7 +153,26 @@ class Failed:
     error: Exception
 
 
-Event = Delta | Finished | Failed
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """Where an answer comes from; before its first event.
+
+    outcome: hit (a remembered answer, or one that is being generated for somebody else: tier `flight`), miss or bypass.
+    score: calibrated probability that both questions mean the same, 1 where they are equal. age_s: of the remembered answer.
+    why: of a miss or bypass. entry: its number in the cache. reviewed_by, reviewed_on: who approved the answer, and the date.
+    """
+
+    outcome: Literal["hit", "miss", "bypass"]
+    tier: Literal["", "reviewed", "exact", "semantic", "flight"] = ""
+    score: float | None = None
+    age_s: float | None = None
+    why: str = ""
+    entry: int | None = None
+    reviewed_by: str = ""
+    reviewed_on: str = ""
+
+
+Event = Delta | Finished | Failed | Recalled
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,8 +134,9 @@ def test_every_command_of_the_readme_exists(words):
         assert {w for w in words[at + 1:] if w.startswith("-")} <= SERVE
     elif program == "appliance":
         command = next(word for word in words[1:] if not word.startswith("-")) if len(words) > 2 else words[1]
-        if f"{command} {words[2:3] and words[2]}" in COMMANDS:
-            command += f" {words[2]}"
+        for more in words[2:4]:
+            if f"{command} {more}" in COMMANDS:
+                command += f" {more}"
         if command.startswith("-"):
             assert command in flags_of(build_parser())
         else:

@@ -19,8 +19,8 @@ LAYERS = [
     {"types", "errors", "clock"},
     {"config", "logs", "metrics", "systemd", "storage"},
     {"db", "manifest", "integrity", "gguf_header", "catalog", "trials", "forms", "intake", "engine", "cache"},
-    {"auth", "routing", "admission"},
-    {"pipeline"},
+    {"auth", "routing", "admission", "recall"},
+    {"pipeline", "meaning", "audit"},
     {"http"},
     {"services", "factory"},
     {"server", "cli"},
@@ -30,13 +30,13 @@ BASE = {"appliance.types", "appliance.errors", "appliance.clock"}
 PURE = {f"appliance.engine.{name}" for name in ("scheduler", "slots", "sampling", "text", "messages", "encoder_plan", "entities")}
 ONLY_IMPORTER = {
     "llama_cpp": {f"appliance.engine.llama_{part}" for part in ("backend", "context", "encoder", "lane", "log", "model")} | {"appliance.factory.gguf_words", "appliance.factory.quantize"},
-    "torch": {f"appliance.factory.{part}" for part in ("classifier", "distil", "starter", "student", "tutor", "understanding")},
+    "torch": {f"appliance.factory.{part}" for part in ("classifier", "distil", "pair_verifier", "starter", "student", "tutor", "understanding", "verifier")},
     "gunicorn": {"appliance.server"},
     "faiss": {"appliance.cache.index"},
     "onnxruntime": {f"appliance.engine.onnx_{part}" for part in ("decoder", "past", "session")}
     | {"appliance.factory.classifier"}
     | {f"appliance.factory.{part}_onnx" for part in ("convert", "evaluate", "quantize")},
-    "transformers": {f"appliance.factory.{part}" for part in ("classifier", "convert_onnx", "tutor")},
+    "transformers": {f"appliance.factory.{part}" for part in ("classifier", "convert_onnx", "tutor", "verifier")},
     "optimum": {"appliance.factory.convert_onnx"},
     "huggingface_hub": {"appliance.intake.hub", "appliance.factory.convert_onnx"},
 }

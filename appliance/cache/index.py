@@ -1,16 +1,17 @@
 """Finds the stored questions that are nearest to a new one, inside one partition. Derived: the SQLite rows are the truth.
 
-A partition holds the requests that may share answers. There are a few large ones and very many with one to three entries:
-- small: rows of one shared store, 8 bits a component with a scale per row; a search looks at every row of the partition.
-- large (over `flat_up_to` entries): faiss inverted lists of its own (IVF with an 8-bit scalar quantizer); a search looks at
-  the PROBES nearest lists. `tick` builds this form, and builds it anew with more lists as the partition grows.
-Measured beside HNSW, product quantization and RaBitQ by bench/cache_index.py.
+A partition holds the requests that may share answers. There are a few large ones and very many with one to three entries. The
+vectors of all are rows of one store (vector_store.py). A partition is
+- small: a list of rows; a search looks at each of them.
+- large (over `flat_up_to` entries): faiss inverted lists besides, with one bit a component (IVF with RaBitQ). A search asks the
+  PROBES nearest lists for CANDIDATES and compares these closely. `tick` makes the lists, and makes them anew with more of them
+  as the partition grows; the rows stay where they are.
+What this was chosen among is measured by bench/cache_index.py.
 
 Threads: any thread may call anything. One lock covers whatever is read and changed, so searches take one core at most; it is
 held for some milliseconds, also while `tick` builds, `save` writes, and `add` stores many. What is in work between two such
 moments (list numbers, training, files) is done outside of it. faiss runs on one thread: OpenMP keeps that number per calling
 thread, so it is set in the calling thread before each use, and every faiss loop, with the BLAS in its wheel, obeys it.
-Scores are cosines of vectors rounded to 8 bits: within 0.003 of the exact ones.
 """
 
 from __future__ import annotations
@@ -18,126 +19,118 @@ from __future__ import annotations
 import json
 import math
 import threading
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from appliance.cache.array_file import read_arrays, write_arrays
-from appliance.cache.small_partitions import SmallPartitions, pack, unpack
+from appliance.cache.vector_store import Packed, SortedIds, VectorStore, pack, unpack
 from appliance.errors import InvalidRequest
 
 FLAT_UP_TO = 4096  # 0.5 ms for all of them
 PROBES = 32
-MOST_LISTS = 2048  # enough for 1,000,000 entries; reached at 262,144, so that two forms at once never exceed one full one
+CANDIDATES = 128  # one bit a component puts the nearest among the first 32; twice as many cost 0.05 ms
+QUERY_BITS = 8
+MOST_LISTS = 2048  # enough for 1,000,000 entries; reached at 262,144
 TRAINED_ON = 32  # vectors a list
 ROUNDS = 10  # of k-means; tick looks at `stop` between them
-CUT_OFF = 1e-4  # of the components of a sample at the borders of what 8 bits can tell
 STEP = 1024  # rows handled under one hold of the lock
-HOLD = 4 * STEP  # rows copied under one hold of the lock
-FILE, MAGIC, VERSION = "vectors.index", "appliance cache index", 1
+FILE, MAGIC, VERSION = "vectors.index", "appliance cache index", 2
 SMALL, LARGE, LISTS = range(3)  # what follows in the file
-ENTRY_BYTES = 80  # id, list growth and faiss's table of ids, per entry of a large partition; measured
+ENTRY_BYTES = 70  # id, list growth and faiss's table of ids, per entry of a large partition; measured
+PARTITION_BYTES = 240  # a key of 32 bytes, its dictionary entry and its array; measured
 
 Stop = Callable[[], bool]
 
 
 class _Lists:
-    """The large form of one partition. `place` and `decode` may be called at any time, the others under the lock."""
+    """Finds the slots of one large partition. `place` may be called at any time, the others under the lock."""
 
-    def __init__(self, faiss: Any, centroids: np.ndarray, ranges: np.ndarray) -> None:
-        """centroids: [lists, width]. ranges: lower bounds, then spans of the components (faiss's ScalarQuantizer.trained)."""
-        count, width = centroids.shape
-        self._faiss, self.centroids, self.ranges, self.lists = faiss, centroids, ranges, count
-        coarse = faiss.IndexFlatIP(width)
-        coarse.add(centroids)
-        kind = faiss.ScalarQuantizer.QT_8bit
-        self._index = faiss.IndexIVFScalarQuantizer(coarse, width, count, kind, faiss.METRIC_INNER_PRODUCT, False)
-        faiss.copy_array_to_vector(ranges, self._index.sq.trained)
+    def __init__(self, faiss: Any, centroids: np.ndarray) -> None:
+        """centroids: [lists, width]."""
+        self.count, width = centroids.shape
+        self.centroids, self._faiss, self._coarse = centroids, faiss, faiss.IndexFlatIP(width)
+        self._coarse.add(centroids)
+        self._index = faiss.IndexIVFRaBitQ(self._coarse, width, self.count, faiss.METRIC_INNER_PRODUCT)
         self._index.is_trained = True
-        self._index.nprobe = min(PROBES, count)
+        self._index.nprobe, self._index.qb = min(PROBES, self.count), QUERY_BITS
         self._index.set_direct_map_type(faiss.DirectMap.Hashtable)  # removes without looking through the lists
-        self._coarse = coarse
 
-    @property
-    def entries(self) -> int:
-        return self._index.ntotal
-
-    def nbytes(self) -> int:
-        return self.entries * (self._index.code_size + ENTRY_BYTES) + self.centroids.nbytes * 2
+    def bytes(self) -> int:
+        """Memory in use."""
+        return self._index.ntotal * (self._index.code_size + ENTRY_BYTES) + self.centroids.nbytes * 2
 
     def place(self, vectors: np.ndarray) -> np.ndarray:
         """The list of each vector."""
         self._faiss.omp_set_num_threads(1)
         return np.ascontiguousarray(self._coarse.search(vectors, 1)[1][:, 0])
 
-    def put(self, ids: np.ndarray, vectors: np.ndarray, places: np.ndarray) -> None:
-        """Add, or replace."""
-        self.remove(ids)
-        held = [np.ascontiguousarray(part) for part in (vectors, ids, places)]  # faiss gets bare pointers
-        self._index.add_core(len(ids), *map(self._faiss.swig_ptr, held))
-
-    def remove(self, ids: np.ndarray) -> int:
+    def put(self, slots: np.ndarray, vectors: np.ndarray, places: np.ndarray) -> None:
+        """Add slots that are not there."""
         self._faiss.omp_set_num_threads(1)
-        return self._index.remove_ids(ids)
+        held = np.ascontiguousarray(vectors), slots.astype(np.int64), np.ascontiguousarray(places)  # faiss gets bare pointers
+        self._index.add_core(len(slots), *map(self._faiss.swig_ptr, held))
 
-    def search(self, vector: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """(cosines, ids), best first."""
+    def remove(self, slots: np.ndarray) -> None:
+        """Forget slots; unknown ones do not matter."""
         self._faiss.omp_set_num_threads(1)
-        scores, ids = self._index.search(vector[None], k)
-        return scores[0][ids[0] >= 0], ids[0][ids[0] >= 0]
+        self._index.remove_ids(slots.astype(np.int64))
+
+    def search(self, vector: np.ndarray, k: int) -> np.ndarray:
+        """Slots of about the k nearest."""
+        self._faiss.omp_set_num_threads(1)
+        [slots] = self._index.search(vector[None], k)[1]
+        return slots[slots >= 0]
 
     def groups(self) -> Iterator[tuple[int, int]]:
-        """(first list, list after the last) of pieces of about HOLD rows."""
-        step = max(1, HOLD * self.lists // max(1, self.entries))
-        return ((at, min(at + step, self.lists)) for at in range(0, self.lists, step))
+        """(first list, list after the last) of pieces of a few STEPs."""
+        step = max(1, 4 * STEP * self.count // max(1, self._index.ntotal))
+        return ((at, min(at + step, self.count)) for at in range(0, self.count, step))
 
     def read(self, first: int, end: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Copies of (sizes, ids, codes) of some lists."""
+        """Copies of (sizes, slots, codes) of some lists."""
         store, width = self._index.invlists, self._index.code_size
         sizes = np.array([store.list_size(number) for number in range(first, end)], np.int32)
-        ids, codes = np.empty(sizes.sum(), np.int64), np.empty((sizes.sum(), width), np.uint8)
-        at = 0
+        slots, codes, at = np.empty(sizes.sum(), np.int32), np.empty((sizes.sum(), width), np.uint8), 0
         for number, size in zip(range(first, end), sizes.tolist(), strict=True):
             if size:
-                ids[at : at + size] = self._faiss.rev_swig_ptr(store.get_ids(number), size)
+                slots[at : at + size] = self._faiss.rev_swig_ptr(store.get_ids(number), size)
                 codes[at : at + size] = self._faiss.rev_swig_ptr(store.get_codes(number), size * width).reshape(size, width)
             at += size
-        return sizes, ids, codes
+        return sizes, slots, codes
 
-    def decode(self, codes: np.ndarray) -> np.ndarray:
-        """Vectors of codes that `read` gave."""
-        self._faiss.omp_set_num_threads(1)
-        return self._index.sq.decode(codes)
-
-    def restore(self, first: int, sizes: np.ndarray, ids: np.ndarray, codes: np.ndarray) -> None:
+    def restore(self, first: int, sizes: np.ndarray, slots: np.ndarray, codes: np.ndarray) -> None:
         """Fill lists of a new form with what `read` gave; `restored` comes after the last."""
-        pointer, at = self._faiss.swig_ptr, 0
+        pointer, numbers, at = self._faiss.swig_ptr, slots.astype(np.int64), 0
         for number, size in enumerate(sizes.tolist(), first):
             if size:
-                self._index.invlists.add_entries(number, size, pointer(ids[at:]), pointer(codes[at:]))
+                self._index.invlists.add_entries(number, size, pointer(numbers[at:]), pointer(codes[at:]))
             at += size
+        self._index.ntotal += at
 
     def restored(self) -> None:
-        """Count, and find out where each id is."""
-        index, store, view = self._index, self._index.invlists, self._faiss.rev_swig_ptr
-        held = [view(store.get_ids(number), size) for number in range(self.lists) if (size := store.list_size(number))]
-        ids, times = np.unique(np.concatenate([np.zeros(0, np.int64), *held]), return_counts=True)
-        index.set_direct_map_type(self._faiss.DirectMap.NoMap)
-        index.ntotal = int(times.sum())
-        if len(twice := ids[times > 1]):  # went from one list to another while `save` ran: changed after its stamp
-            index.remove_ids(self._faiss.IDSelectorBatch(twice))
-        index.set_direct_map_type(self._faiss.DirectMap.Hashtable)
+        """Find out where each slot is."""
+        for kind in (self._faiss.DirectMap.NoMap, self._faiss.DirectMap.Hashtable):
+            self._index.set_direct_map_type(kind)
+
+
+@dataclass
+class _Large:
+    lists: _Lists
+    ids: SortedIds
 
 
 @dataclass
 class _Build:
-    """A large form in the making. Changes of its partition go to it as well, and it is told which ids they touched."""
+    """Lists in the making. Changes of their partition go to them as well; touched: slots that these took or left."""
 
     partition: bytes
-    form: _Lists
+    lists: _Lists | None = None
     touched: set[int] = field(default_factory=set)
 
 
@@ -152,8 +145,9 @@ class Index:
         self._faiss, self.width, self.flat_up_to = faiss, width, flat_up_to
         self._lock = threading.Lock()
         self._upkeep = threading.Lock()  # one of tick, save and load at a time
-        self._small = SmallPartitions(width)
-        self._large: dict[bytes, _Lists] = {}
+        self._store = VectorStore(width)
+        self._small: dict[bytes, array] = {}
+        self._large: dict[bytes, _Large] = {}
         self._due: set[bytes] = set()
         self._build: _Build | None = None
 
@@ -180,13 +174,8 @@ class Index:
         numbers = np.unique(self._ids(partition, ids))
         removed = 0
         for at in range(0, len(numbers), STEP):
-            part = numbers[at : at + STEP]
             with self._lock:
-                form = self._large.get(partition)
-                removed += self._small.remove(partition, part) if form is None else form.remove(part)
-                if build := self._building(partition):
-                    build.form.remove(part)
-                    build.touched.update(part.tolist())
+                removed += self._remove(partition, numbers[at : at + STEP])
                 self._note(partition)
         return removed
 
@@ -194,11 +183,12 @@ class Index:
         """Forget a whole partition."""
         with self._lock:
             self._due.discard(partition)
-            form = self._large.pop(partition, None)
-            self._small.drop(partition)
             if self._building(partition):
                 self._build = None
-        del form  # large ones take a moment to free: not under the lock
+            self._store.release(self._slots(partition))
+            self._small.pop(partition, None)
+            large = self._large.pop(partition, None)
+        del large  # takes a moment to free: not under the lock
 
     def search(self, partition: bytes, vector: np.ndarray, k: int) -> list[tuple[int, float]]:
         """The k nearest entries of this partition, or all when it has fewer: (id, cosine), best first.
@@ -210,54 +200,86 @@ class Index:
             raise InvalidRequest(f"The {k} nearest entries cannot be found.", remedy="Ask for at least 1.")
         query = self._vectors(np.asarray(vector)[None])[0]
         with self._lock:
-            if (form := self._large.get(partition)) is not None:
-                scores, ids = form.search(query, max(1, min(k, form.entries)))
+            if large := self._large.get(partition):
+                slots = large.lists.search(query, min(max(CANDIDATES, 4 * k), max(1, len(large.ids))))
+                slots = slots[large.ids.find(self._store.ids(slots)) == slots]  # whatever faiss says: of this partition only
             else:
-                scores, ids = self._small.search(partition, query, k)
+                slots = self._slots(partition)
+            scores, ids = self._store.nearest(slots, query, k)
         return list(zip(ids.tolist(), np.clip(scores, -1.0, 1.0).tolist(), strict=True))
 
     def __len__(self) -> int:
         with self._lock:
-            return len(self._small) + sum(form.entries for form in self._large.values())
+            return len(self._store)
 
     def bytes(self) -> int:
         """Memory in use, in bytes, as far as it can be known (bench/cache_index.py compares it with the process's growth)."""
         with self._lock:
-            forms = [*self._large.values(), *([self._build.form] if self._build else [])]
-            return self._small.bytes() + sum(form.nbytes() for form in forms)
+            lists = [large.lists for large in self._large.values()] + ([self._build.lists] if self._build and self._build.lists else [])
+            ids = sum(large.ids.bytes() for large in self._large.values())
+            return self._store.bytes() + PARTITION_BYTES * len(self._small) + ids + sum(each.bytes() for each in lists)
 
     def partitions(self) -> dict[bytes, int]:
         """Entries of each partition that has any."""
         with self._lock:
-            counts = {name: self._small.count(name) for name in self._small.names()}
-            return counts | {name: form.entries for name, form in self._large.items() if form.entries}
+            large = {name: len(large.ids) for name, large in self._large.items() if len(large.ids)}
+            return {name: len(slots) for name, slots in self._small.items()} | large
 
     # -- under the lock --------------------------------------------------------------------------------------------
 
     def _add(self, partition: bytes, ids: np.ndarray, vectors: np.ndarray) -> None:
+        packed = pack(vectors)
         while True:
             with self._lock:
-                forms, large = self._forms(partition), partition in self._large
-            places = [form.place(vectors) for form in forms]
-            packed = None if large else pack(ids, vectors)
+                forms = self._lists(partition)
+            places = [lists.place(vectors) for lists in forms]
             with self._lock:
-                if forms != self._forms(partition):
+                if forms != self._lists(partition):
                     continue  # exchanged meanwhile by tick: at most twice for each build
-                for form, place in zip(forms, places, strict=True):
-                    form.put(ids, vectors, place)
+                self._remove(partition, ids)
+                slots = self._store.put(ids, packed)
+                for lists, place in zip(forms, places, strict=True):
+                    lists.put(slots, vectors, place)
+                if large := self._large.get(partition):
+                    large.ids.put(ids, slots)
+                else:
+                    self._small.setdefault(partition, array("i")).frombytes(slots.tobytes())
                 if build := self._building(partition):
-                    build.touched.update(ids.tolist())
-                if packed and partition not in self._large:
-                    self._small.put(partition, packed)
+                    build.touched.update(slots.tolist())
                 self._note(partition)
                 return
+
+    def _remove(self, partition: bytes, ids: np.ndarray) -> int:
+        if large := self._large.get(partition):
+            gone = large.ids.remove(ids)
+        elif partition in self._small:
+            slots = self._slots(partition)
+            which = np.isin(self._store.ids(slots), ids)
+            gone = slots[which]
+            if len(gone) == len(slots):
+                del self._small[partition]
+            elif len(gone):
+                self._small[partition] = array("i", slots[~which].tobytes())
+        else:
+            return 0
+        for lists in self._lists(partition) if len(gone) else ():
+            lists.remove(gone)
+        if build := self._building(partition):
+            build.touched.update(gone.tolist())
+        self._store.release(gone)
+        return len(gone)
+
+    def _slots(self, partition: bytes) -> np.ndarray:
+        if large := self._large.get(partition):
+            return large.ids.slots()
+        return np.array(self._small.get(partition, ()), np.int32)
 
     def _building(self, partition: bytes) -> _Build | None:
         return self._build if self._build and self._build.partition == partition else None
 
-    def _forms(self, partition: bytes) -> list[_Lists]:
-        build = self._building(partition)
-        return [form for form in (self._large.get(partition), build and build.form) if form is not None]
+    def _lists(self, partition: bytes) -> list[_Lists]:
+        large, build = self._large.get(partition), self._building(partition)
+        return [*([large.lists] if large else ()), *([build.lists] if build and build.lists else ())]
 
     def _note(self, partition: bytes) -> None:
         if self._wanted(partition) is not None:
@@ -265,12 +287,13 @@ class Index:
 
     def _wanted(self, partition: bytes) -> int | None:
         """How many lists the partition should be built with now, 0 for the small form, None when it is right as it is."""
-        if (form := self._large.get(partition)) is not None:
-            if form.entries <= self.flat_up_to // 2:
+        if large := self._large.get(partition):
+            count = len(large.ids)
+            if count <= self.flat_up_to // 2:
                 return 0
-            wanted = _lists_for(form.entries)
-            return wanted if wanted > form.lists or wanted * 8 < form.lists else None
-        count = self._small.count(partition)
+            wanted = _lists_for(count)
+            return wanted if wanted > large.lists.count or wanted * 8 < large.lists.count else None
+        count = len(self._small.get(partition, ()))
         return _lists_for(count) if count > self.flat_up_to else None
 
     # -- what the background thread calls --------------------------------------------------------------------------
@@ -283,7 +306,8 @@ class Index:
         """
         with self._upkeep:
             with self._lock:
-                partition, lists = next(((name, found) for name in self._due if (found := self._wanted(name)) is not None), (b"", None))
+                due = ((name, wanted) for name in self._due if (wanted := self._wanted(name)) is not None)
+                partition, lists = next(due, (b"", None))
                 if lists == 0:
                     self._to_small(partition)
             done = lists == 0 or bool(lists) and self._to_large(partition, lists, stop)
@@ -292,77 +316,69 @@ class Index:
             return done
 
     def _to_small(self, partition: bytes) -> None:
-        form = self._large.pop(partition)
-        if form.entries:
-            _, ids, codes = form.read(0, form.lists)
-            self._small.put(partition, pack(ids, form.decode(codes)))
+        slots = self._large.pop(partition).ids.slots()
+        if len(slots):
+            self._small[partition] = array("i", slots.tobytes())
 
-    def _to_large(self, partition: bytes, lists: int, stop: Stop) -> bool:
+    def _to_large(self, partition: bytes, count: int, stop: Stop) -> bool:
         """False when stopped, or when the partition was dropped meanwhile."""
-        sample = np.concatenate([np.zeros((0, self.width), np.float32), *self._sample(partition, lists * TRAINED_ON)])
-        if len(sample) < lists or (centroids := self._train(sample, lists, stop)) is None:
-            return False
-        ranges = _ranges(sample, self._large.get(partition))
-        del sample
-        build = _Build(partition, _Lists(self._faiss, centroids, ranges))
+        build = _Build(partition)
         with self._lock:
-            self._build = build
+            slots, self._build = self._slots(partition), build
         try:
-            for ids, vectors in self._copies(partition, build.touched):
-                places = build.form.place(vectors)
+            slots = np.random.default_rng(0).permutation(slots)[: count * TRAINED_ON]
+            sample = [vectors for _, vectors in self._rows(slots, build)]
+            centroids = self._train(np.concatenate(sample), count, stop) if sum(map(len, sample)) >= count else None
+            if centroids is None:
+                return False
+            del sample
+            lists = _Lists(self._faiss, centroids)
+            with self._lock:
+                slots, build.lists = self._slots(partition), lists
+                build.touched.clear()
+            for part, vectors in self._rows(slots, build):
+                places = lists.place(vectors)
                 if stop():
                     return False
                 with self._lock:
-                    if self._build is not build:
-                        return False
-                    fresh = np.array([number not in build.touched for number in ids.tolist()], bool)
-                    build.form.put(ids[fresh], vectors[fresh], places[fresh])
+                    still = self._untouched(part, build)
+                    lists.put(part[still], vectors[still], places[still])
             with self._lock:
                 if self._build is not build:
                     return False
-                old = self._large.get(partition)
-                self._large[partition] = build.form
-                self._small.drop(partition)
-            del old
+                large, slots = self._large.get(partition), self._slots(partition)
+                ids = large.ids if large else SortedIds(self._store.ids(slots), slots)
+                self._large[partition] = _Large(lists, ids)
+                self._small.pop(partition, None)
+            del large  # the old lists take a moment to free
             return True
         finally:
             with self._lock:
                 self._build = None
 
-    def _copies(self, partition: bytes, touched: set[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """All (ids, vectors) of a partition. touched is emptied whenever a part is read: what it tells is what became of it."""
-        with self._lock:
-            form, packed = self._large.get(partition), self._small.read(partition)
-            touched.clear()
-        for at in range(0, len(packed[0]), STEP):
-            part = tuple(each[at : at + STEP] for each in packed)
-            yield part[0], unpack(part)
-        for first, end in form.groups() if form else ():
+    def _rows(self, slots: np.ndarray, build: _Build) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(slots, vectors) of those that still are what they were when the build began to look; none after a drop."""
+        for at in range(0, len(slots), STEP):
             with self._lock:
-                _, ids, packed = form.read(first, end)
-                touched.clear()
-            for at in range(0, len(ids), STEP):
-                yield ids[at : at + STEP], form.decode(packed[at : at + STEP])
+                part = slots[at : at + STEP]
+                part = part[self._untouched(part, build)]
+                packed = self._store.read(part)
+            yield part, unpack(packed)
 
-    def _sample(self, partition: bytes, count: int) -> Iterator[np.ndarray]:
-        """About `count` vectors of a partition, chosen by chance."""
-        chance = np.random.default_rng(0)
-        with self._lock:
-            form = self._large.get(partition)
-            share = count / max(1, form.entries if form else self._small.count(partition))
-        for ids, vectors in self._copies(partition, set()):
-            yield vectors if share >= 1 else vectors[chance.random(len(ids)) < share]
+    def _untouched(self, slots: np.ndarray, build: _Build) -> np.ndarray:
+        """Which of them, bool [slots]."""
+        return np.array([self._build is build and slot not in build.touched for slot in slots.tolist()], bool)
 
-    def _train(self, sample: np.ndarray, lists: int, stop: Stop) -> np.ndarray | None:
-        """Centroids by spherical k-means, float32 [lists, width]; None when stopped."""
+    def _train(self, sample: np.ndarray, count: int, stop: Stop) -> np.ndarray | None:
+        """Centroids by spherical k-means, float32 [count, width]; None when stopped."""
         self._faiss.omp_set_num_threads(1)
-        means = self._faiss.Clustering(self.width, lists)
+        means = self._faiss.Clustering(self.width, count)
         means.niter, means.spherical, means.min_points_per_centroid, means.max_points_per_centroid = 1, True, 1, 1 << 24
         for _ in range(ROUNDS):  # each goes on from the centroids of the one before
             if stop():
                 return None
             means.train(sample, self._faiss.IndexFlatIP(self.width))
-        return self._faiss.vector_to_array(means.centroids).reshape(lists, self.width)
+        return self._faiss.vector_to_array(means.centroids).reshape(count, self.width)
 
     # -- files -------------------------------------------------------------------------------------------------------
 
@@ -379,23 +395,30 @@ class Index:
         """What is in the file. Each part is copied under the lock and is right in itself."""
         yield _text({"format": MAGIC, "version": VERSION, "width": self.width, "stamp": stamp})
         with self._lock:
-            names, large = self._small.names(), dict(self._large)
-        rest = iter(names)
+            names, large = iter(list(self._small)), {name: each.lists for name, each in self._large.items()}
         while True:
+            keys, counts, slots = [], [], array("i")
             with self._lock:
-                keys, counts, packed = self._small.read_some(rest, HOLD)
+                while len(slots) < 4 * STEP and (name := next(names, None)) is not None:
+                    if held := self._small.get(name):
+                        keys.append(name)
+                        counts.append(len(held))
+                        slots.extend(held)
+                where = np.array(slots, np.int32)
+                copies = self._store.ids(where), *self._store.read(where)
             if not keys:
                 break
             yield np.array([SMALL])
             yield np.array([[len(key) for key in keys], counts])
             yield np.frombuffer(b"".join(keys), np.uint8)
-            yield from packed
-        for name, form in large.items():
+            yield from copies
+        for name, lists in large.items():
             yield np.array([LARGE])
-            yield from (np.frombuffer(name, np.uint8), form.centroids, form.ranges)
-            for first, end in form.groups():
+            yield from (np.frombuffer(name, np.uint8), lists.centroids)
+            for first, end in lists.groups():
                 with self._lock:
-                    copies = form.read(first, end)
+                    sizes, where, codes = lists.read(first, end)
+                    copies = sizes, codes, self._store.ids(where), *self._store.read(where)
                 yield np.array([LISTS, first])
                 yield from copies
 
@@ -408,30 +431,40 @@ class Index:
                     about = json.loads(next(arrays).tobytes())
                     if (about["format"], about["version"], about["width"]) != (MAGIC, VERSION, self.width):
                         return None
-                    small, large = self._read(arrays)
+                    store, small, large = self._read(arrays)
             except (OSError, ValueError, LookupError, TypeError, StopIteration, RuntimeError, MemoryError):
                 return None
             with self._lock:
-                self._small, self._large = small, large
-                self._due = {name for name in [*small.names(), *large] if self._wanted(name) is not None}
+                self._store, self._small, self._large = store, small, large
+                self._due = {name for name in [*small, *large] if self._wanted(name) is not None}
             return about["stamp"]
 
-    def _read(self, arrays: Iterator[np.ndarray]) -> tuple[SmallPartitions, dict[bytes, _Lists]]:
-        small, large = SmallPartitions(self.width), dict[bytes, _Lists]()
+    def _read(self, arrays: Iterator[np.ndarray]) -> tuple[VectorStore, dict[bytes, array], dict[bytes, _Large]]:
+        store, small, large = VectorStore(self.width), dict[bytes, array](), dict[bytes, _Large]()
+        filling: dict[bytes, tuple[_Lists, list[np.ndarray]]] = {}
         for kind, *first in arrays:
             if kind == SMALL:
-                (lengths, counts), keys = next(arrays).tolist(), next(arrays).tobytes()
-                ends = np.cumsum(lengths).tolist()
-                names = [keys[end - length : end] for end, length in zip(ends, lengths, strict=True)]
-                small.put_many(names, counts, (next(arrays), next(arrays), next(arrays)))
+                (lengths, counts), keys, at, end = next(arrays).tolist(), next(arrays).tobytes(), 0, 0
+                slots = array("i", store.put(next(arrays), Packed(*islice(arrays, 3))).tobytes())
+                for length, count in zip(lengths, counts, strict=True):
+                    small[keys[at : at + length]] = slots[end : end + count]
+                    at, end = at + length, end + count
             elif kind == LARGE:
-                name, form = next(arrays).tobytes(), _Lists(self._faiss, next(arrays), next(arrays))
-                large[name] = form
+                name = next(arrays).tobytes()
+                lists, held = filling[name] = _Lists(self._faiss, next(arrays)), [np.zeros(0, np.int32)]
             else:
-                form.restore(int(first[0]), next(arrays), next(arrays), next(arrays))
-        for form in large.values():
-            form.restored()
-        return small, large
+                sizes, codes = next(arrays), next(arrays)
+                held.append(store.put(next(arrays), Packed(*islice(arrays, 3))))
+                lists.restore(int(first[0]), sizes, held[-1], codes)
+        for name, (lists, held) in filling.items():
+            lists.restored()
+            slots = np.concatenate(held)
+            _, which, times = np.unique(store.ids(slots), return_inverse=True, return_counts=True)
+            twice = times[which] > 1  # went from one list to another while `save` ran: changed after its stamp
+            lists.remove(slots[twice])
+            large[name] = _Large(lists, SortedIds(store.ids(slots[~twice]), slots[~twice]))
+            store.release(slots[twice])
+        return store, small, large
 
     # -- input -------------------------------------------------------------------------------------------------------
 
@@ -455,17 +488,6 @@ class Index:
 def _check_name(partition: bytes) -> None:
     if not isinstance(partition, bytes):
         raise InvalidRequest(f"A partition is named by bytes, not by {type(partition).__name__}.")
-
-
-def _ranges(sample: np.ndarray, old: _Lists | None) -> np.ndarray:
-    """Lower bounds and spans of the components. The old ones, so that nothing is rounded twice, unless too much was cut off."""
-    if old:
-        low, span = old.ranges.reshape(2, -1)
-        if np.mean((sample < low + span / 255) | (sample > low + span - span / 255)) < CUT_OFF:
-            return old.ranges
-    low, high = sample.min(axis=0), sample.max(axis=0)
-    margin = (high - low) / 10  # later ones may lie outside of what the sample shows
-    return np.concatenate([low - margin, high - low + 2 * margin])
 
 
 def _lists_for(entries: int) -> int:

@@ -34,13 +34,14 @@ class Parser(argparse.ArgumentParser):
 
 def build_parser() -> Parser:
     """The whole command line."""
-    from appliance.cli import machine, models, serve
+    from appliance.cli import cache, machine, models, serve
 
     parser = Parser(prog="appliance", description="An AI service for the people on your network, on a box without a GPU.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"appliance {version()}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     serve.add(commands)
     models.add(commands)
+    cache.add(commands)
     machine.add(commands)
     return parser
 

@@ -12,13 +12,13 @@ from flask import Response, g, request
 
 from appliance.clock import Clock, monotonic
 from appliance.errors import ApplianceError, Cancelled
-from appliance.http import sse
+from appliance.http import caching, sse
 from appliance.http.client_watch import ClientWatch
 from appliance.http.contract import Services
 from appliance.http.request_log import Story, Tally
 from appliance.http.schemas import Call
 from appliance.logs import log
-from appliance.types import Delta, Event, TokenLogprob, Waiting
+from appliance.types import Delta, Event, Recalled, TokenLogprob, Waiting
 
 CHECK_S = 0.25
 """While tokens come without a pause, the client is looked after this often."""
@@ -48,13 +48,22 @@ def answer(services: Services, call: Call, shape: Shape) -> Response:
     if services.config.log_prompts:
         log("info", "prompt", id=story.id, prompts=[asdict(prompt) for prompt in call.request.prompts])
     events = follow(services.pipeline.answer(call.request), ClientWatch.of(request.environ), tally, shape.param)
+    recalled = next(events)
+    assert isinstance(recalled, Recalled)
+    story.recalled = recalled
+    headers = caching.headers(recalled)
     if not call.stream:
-        return reply(_collect(events, call, shape, tally))
+        found = _collect(events, call, shape, tally)
+        if recalled.outcome == "hit":
+            found["cache"] = caching.described(recalled)
+        response = reply(found)
+        response.headers.update(headers)
+        return response
     supervisor = services.pipeline.engines[call.request.model].supervisor
     first = _first(events, lambda: supervisor.status.state == "loading")
     story.stream_open = True
     written = sse.body(first, events, shape, story, tally, include_usage=call.include_usage)
-    response = Response(written, mimetype=sse.MIMETYPE, headers=sse.HEADERS)
+    response = Response(written, mimetype=sse.MIMETYPE, headers=sse.HEADERS | headers)
     response.call_on_close(events.close)  # also when the server never began to iterate
     return response
 

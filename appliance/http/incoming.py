@@ -7,7 +7,7 @@ from typing import Any
 
 from flask import g, request
 
-from appliance.http import schemas
+from appliance.http import caching, schemas
 from appliance.http.contract import Services
 from appliance.http.json_body import parse_body, read_bytes
 
@@ -27,4 +27,5 @@ def origin(services: Services, body: dict[str, Any], prefix: str) -> schemas.Ori
         model=model,
         principal=g.story.principal,
         priority=schemas.priority(request.headers.get("X-Priority")),
+        cache=caching.read_wish(request.headers.get("Cache-Control"), body),
     )

@@ -7,6 +7,7 @@ from typing import Any
 from flask import Blueprint, Response
 
 from appliance.http.answering import reply
+from appliance.http.caching import MOST_NAME_CHARS, MOST_S, MOST_TAGS
 from appliance.http.classify import MAX_LABELS
 from appliance.http.contract import Services
 from appliance.http.encoding import MAX_TEXTS
@@ -30,6 +31,7 @@ STATUSES = {
     "429": "The queue is full; Retry-After says when to come back.",
     "500": "A mistake in the server; its log has the reason.",
     "503": "The model is loading, has failed, or the service is stopping; with Retry-After.",
+    "504": "Cache-Control: only-if-cached, and no answer is remembered.",
 }
 
 
@@ -107,6 +109,12 @@ def _paths() -> Schema:
         "description": "batch waits while interactive requests do not.",
         "schema": {"enum": ["interactive", "batch", ""]},
     }
+    remembered = {
+        "name": "Cache-Control",
+        "in": "header",
+        "description": "no-cache: compute a new answer. no-store: do not remember it. max-age=SECONDS: no older one. only-if-cached: compute none.",
+        "schema": {"type": "string", "pattern": "^(no-cache|no-store|only-if-cached|max-age=[0-9]{1,9})?$"},
+    }
     model = {"name": "model", "in": "path", "required": True, "schema": STRING}
     paths: Schema = {}
 
@@ -116,7 +124,7 @@ def _paths() -> Schema:
             operation = name[0].lower() + name[1:] + ("" if prefix else "Short")
             paths[prefix + path] = {
                 "post": _operation(
-                    operation, summary, answer, (*posting, "429"), f"{name}Request", parameters=[priority]
+                    operation, summary, answer, (*posting, "429", "504"), f"{name}Request", parameters=[priority, remembered]
                 )
             }
 
@@ -151,6 +159,10 @@ def _paths() -> Schema:
     for path, text in (("/health", "Can it answer?"), ("/v1/health", "Can it answer?"), ("/livez", "Is it alive?")):
         operation = _operation(path.strip("/").replace("/", "_"), text, _ref("Status"), ("503",), security=[])
         paths[path] = {"get": operation}
+    for name, text in (("explain", "Why a request is or is not answered from memory."), ("feedback", "Was a remembered answer right?")):
+        operation = _operation(f"cache_{name}", text, _ref(f"Cache{name.title()}Answer"), posting, f"Cache{name.title()}Request")
+        paths[f"/v1/cache/{name}"] = {"post": operation}
+    paths["/v1/cache/stats"] = {"get": _operation("cache_stats", "Numbers of the cache.", _json({"type": "object"}), ("401", "503"))}
     paths["/readyz"] = {
         "get": _operation("readyz", "Is a model ready, and does it move?", _ref("Readiness"), ("503",), security=[])
     }
@@ -180,6 +192,7 @@ def _generation() -> Schema:
         ),
         "n": _optional({"type": "integer", "minimum": 1, "description": "At most max_choices."}),
         "stream": _optional(BOOLEAN),
+        "cache": {"anyOf": [BOOLEAN, _cache_wish(), {"type": "null"}], "description": "What may be remembered; false: nothing."},
         "stream_options": _optional(_object({"include_usage": BOOLEAN})),
         "logit_bias": _optional(
             {
@@ -285,8 +298,36 @@ def _schemas() -> Schema:
         "ApplyTemplateRequest": _object({"model": model_name, "messages": messages}, ("messages",)),
         "ApplyTemplateAnswer": _object({"prompt": STRING}, ("prompt",)),
         **_encoding(prompt),
+        **_cache(),
         "Status": _object({"status": STRING}, ("status",)),
         "Readiness": _object({"status": STRING, "models": {"type": "object"}}, ("status",)),
+    }
+
+
+def _cache_wish() -> Schema:
+    seconds = {"type": "number", "minimum": 0, "maximum": MOST_S}
+    name = {"type": "string", "pattern": "^[ -~]+$", "maxLength": MOST_NAME_CHARS}
+    fields = {
+        "ttl": {**seconds, "description": "Remember the answer for so many seconds."},
+        "s-maxage": {**seconds, "description": "No answer older than this."},
+        "no-cache": {**BOOLEAN, "description": "Compute a new answer."},
+        "no-store": {**BOOLEAN, "description": "Do not remember the answer."},
+        "similar": {**BOOLEAN, "description": "false: only the answer to an equal request."},
+        "namespace": {**name, "description": "A part of your own answers."},
+        "tags": {"type": "array", "items": name, "maxItems": MOST_TAGS},
+    }
+    return _object({field: _optional(schema) for field, schema in fields.items()}, additionalProperties=False)
+
+
+def _cache() -> Schema:
+    """The bodies of /v1/cache."""
+    candidate = _object({"source": STRING, "number": COUNT, "question": STRING, "cosine": {"type": "number"}, "why": STRING})
+    verdict = {"enum": ["right", "wrong"]}
+    return {
+        "CacheExplainRequest": {"$ref": "#/components/schemas/ChatCompletionRequest"},
+        "CacheExplainAnswer": _object({"outcome": STRING, "why": STRING, "candidates": {"type": "array", "items": candidate}}, ("outcome",)),
+        "CacheFeedbackRequest": _object({"id": {**TEXT, "description": "Of the answer."}, "verdict": verdict}, ("id", "verdict")),
+        "CacheFeedbackAnswer": _object({"id": STRING, "verdict": verdict}, ("id", "verdict")),
     }
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from appliance.clock import Clock, monotonic
 from appliance.logs import log
 from appliance.metrics import Metrics
-from appliance.types import Delta, Event, Finished, GenerationRequest, Waiting
+from appliance.types import Delta, Event, Finished, GenerationRequest, Recalled, Waiting
 
 CLIENT_LEFT = 499
 _SANE_ID = re.compile(r"[!-~](?:[ -~]{0,126}[!-~])?")
@@ -98,6 +98,7 @@ class Story:
     quiet: bool = False
     stream_open: bool = False
     tally: Tally | Encoded | None = None
+    recalled: Recalled | None = None
     began: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -119,6 +120,8 @@ class Story:
         }
         if self.tally:
             values |= self.tally.fields()
+        if self.recalled and self.recalled.outcome != "bypass":
+            values["cache"] = self.recalled.tier or self.recalled.outcome
         if self.error:
             values["error"] = self.error
         level = (

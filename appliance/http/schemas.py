@@ -11,7 +11,7 @@ from appliance.errors import InvalidRequest
 from appliance.http.fields import INT32_MAX, read_sampling
 from appliance.http.json_body import flag, integer, show, text, word, wrong
 from appliance.http.unsupported import refuse_unsupported, unsupported
-from appliance.types import ChatPrompt, GenerationRequest, Priority, Prompt, TextPrompt, TokenPrompt
+from appliance.types import CacheWish, ChatPrompt, GenerationRequest, Priority, Prompt, TextPrompt, TokenPrompt
 
 MAX_STOPS = 16
 MAX_STOP_CHARS = 1000
@@ -26,12 +26,13 @@ MOST_MESSAGES = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a request brings besides its body: its own id, the served model, who asks, and in which lane."""
+    """What a request brings besides its body: its own id, the served model, who asks, in which lane, and what it wants of the cache."""
 
     id: str
     model: str
     principal: str
     priority: Priority
+    cache: CacheWish = CacheWish()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,7 @@ def _call(
         echo=echo,
         priority=origin.priority,
         principal=origin.principal,
+        cache=origin.cache,
     )
     return Call(request, stream, include_usage)
 

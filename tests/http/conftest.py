@@ -10,14 +10,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 import pytest
+from fakes import Words
 from flask.testing import FlaskClient
 
 from appliance.admission import Admission
 from appliance.auth import Auth
+from appliance.cache.policy import read_shares
+from appliance.cache.service import Cache, Options
 from appliance.clock import monotonic
 from appliance.config import SETTINGS, Config
 from appliance.engine.channel import Channel, ChannelClosed
@@ -33,6 +37,7 @@ from appliance.errors import ModelFileError
 from appliance.http.create_app import create_app
 from appliance.metrics import Metrics
 from appliance.pipeline import Engine, Pipeline
+from appliance.recall import Recall
 from appliance.services import Once
 
 FIELDS = {"message", "type", "param", "code"}
@@ -116,8 +121,11 @@ class Service:
         context_tokens: int = 512,
         loaded: bool = True,
         refuse: str = "",
+        remember: Path | None = None,
+        meaning: Any = None,
         **settings: Any,
     ) -> None:
+        """remember: the folder of a cache; meaning: what judges questions for it."""
         values = {s.name: s.default for s in SETTINGS} | settings
         self.config = Config(values)
         self.auth = Auth.from_config(self.config)
@@ -146,8 +154,16 @@ class Service:
             admission = Admission(sequences, self.config.queue_size)
             task = FakeEncoder(name).info.task if is_fake_encoder(name) else "generate"
             wake = Once(supervisor.start) if name == aside else lambda: None
-            engines[name] = Engine(supervisor, client, admission, task, name == aside, wake)
-        self.pipeline = Pipeline(engines, self.metrics, timeout_s=self.config.request_timeout_s)
+            engines[name] = Engine(supervisor, client, admission, task, name == aside, wake, digest=lambda name=name: f"fake {name}")
+        self.cache = self.recall = None
+        if remember:
+            self.cache = Cache(remember, meaning or Words(), Options(), self.metrics, lambda level, words: print(f"{level}: {words}"))
+            self.cache.open()
+            shares = read_shares(self.config.cache_share)
+            self.recall = Recall(
+                self.cache, lambda name: engines[name].digest(), self.metrics, shares=shares, excluded=self.config.cache_exclude
+            )
+        self.pipeline = Pipeline(engines, self.metrics, timeout_s=self.config.request_timeout_s, recall=self.recall)
         for engine in engines.values():
             if engine.aside:
                 continue
@@ -168,6 +184,8 @@ class Service:
         self.gate.set()
         for engine in self.pipeline.engines.values():
             engine.supervisor.stop()
+        if self.cache:
+            self.cache.close()
 
 
 @pytest.fixture

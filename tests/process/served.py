@@ -267,8 +267,10 @@ class Server:
 
 @contextmanager
 def serving(folder: Path, *flags: str, healthy: bool = True, before: str = "", **environment: str) -> Iterator[Server]:
-    """A running service; at its end it is stopped, with proof that nothing is left. before: code that runs in it first."""
-    server = Server(flags, folder, environment, before)
+    """A running service; at its end it is stopped, with proof that nothing is left. before: code that runs in it first.
+
+    It remembers no answers unless APPLIANCE_NO_CACHE="0": most tests ask the same twice to see it computed twice."""
+    server = Server(flags, folder, {"APPLIANCE_NO_CACHE": "1", **environment}, before)
     try:
         server.wait_listening()
         if healthy:

@@ -63,7 +63,7 @@ def request(choices: int = 1) -> GenerationRequest:
 @pytest.mark.parametrize("choices", [1, 3])
 def test_a_client_that_reads_slowly_gives_its_place_back_when_the_engine_is_done(choices):
     pipeline, engine, _ = make(Client())
-    events = pipeline.answer(request(choices))
+    events = pipeline.generate(request(choices))
     next(events)
     assert engine.admission.running == 0
     assert len(list(events)) == 4 * choices - 1 and engine.admission.running == 0
@@ -71,7 +71,7 @@ def test_a_client_that_reads_slowly_gives_its_place_back_when_the_engine_is_done
 
 def test_a_place_is_kept_while_the_engine_works():
     pipeline, engine, _ = make(Client(ends=False))
-    events = pipeline.answer(request())
+    events = pipeline.generate(request())
     next(events)
     assert engine.admission.running == 1
     events.close()
@@ -80,7 +80,7 @@ def test_a_place_is_kept_while_the_engine_works():
 
 def test_the_deadline_also_ends_an_answer_that_never_pauses():
     pipeline, engine, now = make(Client(deltas=100, ends=False), timeout_s=10)
-    events = pipeline.answer(request())
+    events = pipeline.generate(request())
     next(events)
     now.s = 11
     with pytest.raises(DeadlineExceeded, match="request_timeout_s"):
@@ -90,7 +90,7 @@ def test_the_deadline_also_ends_an_answer_that_never_pauses():
 
 def test_a_client_far_behind_its_answer_is_left():
     pipeline, _, now = make(Client())
-    events = pipeline.answer(request())
+    events = pipeline.generate(request())
     next(events)
     now.s = LAG_LIMIT_S + 1
     with pytest.raises(DeadlineExceeded, match="behind"):
@@ -99,10 +99,10 @@ def test_a_client_far_behind_its_answer_is_left():
 
 def test_only_as_many_as_the_line_holds_wait_for_a_model_that_is_loading():
     pipeline, engine, _ = make(Client(), wait_ready=never_ready)
-    waiting = [pipeline.answer(request()) for _ in range(5)]  # three are let in, two may wait
+    waiting = [pipeline.generate(request()) for _ in range(5)]  # three are let in, two may wait
     assert all(isinstance(next(events), Waiting) for events in waiting)
     with pytest.raises(QueueFull):
-        next(pipeline.answer(request()))
+        next(pipeline.generate(request()))
     for events in waiting:
         events.close()
     assert engine.admission.running == engine.admission.waiting == 0
