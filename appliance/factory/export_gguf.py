@@ -18,8 +18,8 @@ BLOCK = {"attn_norm": "attn_norm", "q": "attn_q", "k": "attn_k", "v": "attn_v", 
 BLOCK |= {"gate": "ffn_gate", "up": "ffn_up", "down": "ffn_down"}
 
 
-def export(student: Student, tokenizer: Tokenizer, target: Path, name: str, licence: str, weights: type = np.float16) -> None:
-    """Write weights of the numpy type `weights` (norms always f32) to `target`, whole or not at all."""
+def export(student: Student, tokenizer: Tokenizer, target: Path, name: str, licence: str, weights: type = np.float16, times: int = 1) -> None:
+    """Write weights of the numpy type `weights` (norms always f32) to `target`, whole or not at all. times: see words.chat_template."""
     shape = student.shape
     part = target.with_name(f".{target.name}.part")
     writer = gguf.GGUFWriter(str(part), "llama")
@@ -37,6 +37,7 @@ def export(student: Student, tokenizer: Tokenizer, target: Path, name: str, lice
     writer.add_vocab_size(shape.vocabulary)
     writer.add_file_type(gguf.LlamaFileType.ALL_F32 if weights is np.float32 else gguf.LlamaFileType.MOSTLY_F16)
     _vocabulary(writer, tokenizer, shape.vocabulary)
+    writer.add_chat_template(words.chat_template(times))
     for key, tensor in student.state_dict().items():
         values = tensor.float().cpu().numpy()
         writer.add_tensor(_gguf_name(key), values.astype(np.float32 if values.ndim == 1 else weights))
@@ -62,7 +63,7 @@ def _gguf_name(key: str) -> str:
 def _vocabulary(writer: gguf.GGUFWriter, tokenizer: Tokenizer, size: int) -> None:
     model = json.loads(tokenizer.to_str())["model"]
     by_id = {number: text for text, number in model["vocab"].items()}
-    tokens = [by_id.get(number, f"<|unused_{number}|>") for number in range(size)]
+    tokens = [by_id.get(number, f"<|extra_{number}|>") for number in range(size)]
     types = [CONTROL if t in words.SPECIAL or number not in by_id else NORMAL for number, t in enumerate(tokens)]
     merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
     writer.add_tokenizer_model("gpt2")
@@ -73,4 +74,3 @@ def _vocabulary(writer: gguf.GGUFWriter, tokenizer: Tokenizer, size: int) -> Non
     writer.add_eos_token_id(tokenizer.token_to_id(words.END))
     writer.add_pad_token_id(tokenizer.token_to_id(words.PAD))
     writer.add_add_bos_token(False)
-    writer.add_chat_template(words.CHAT_TEMPLATE)

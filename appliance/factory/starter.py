@@ -39,20 +39,23 @@ from appliance.factory import (
 from appliance.factory.evaluate_onnx import Runner
 from appliance.factory.prompts import Prompt
 from appliance.factory.quantize import quantize
-from appliance.factory.student import Recipe, Shape, Student, train
+from appliance.factory.student import Recipe, Shape, Student
 from appliance.factory.teacher import generate
-from appliance.factory.understanding import Marked, Reader, place_words, understand
+from appliance.factory.understanding import Marked, Namer, Reader, place_words, understand, write
 
 NAME, LICENCE = "starter", "apache-2.0"
-SHAPE = Shape(vocabulary=12288, hidden=384, layers=4, heads=6, kv_heads=6, ffn=1024)
+SHAPE = Shape(vocabulary=12288, hidden=384, layers=4, heads=6, kv_heads=6, ffn=1024, context=512)
 READING = (
     Recipe(steps=2400, batch=192, learning_rate=1e-3, warmup=100),
     Recipe(steps=1500, batch=192, learning_rate=6e-4, warmup=50, seed=2),
+    Recipe(steps=2400, batch=192, learning_rate=6e-4, warmup=100, seed=3),
 )
 """Telling questions apart: prompts only. Each round has lessons of its own."""
-WRITING = Recipe(steps=1000, batch=64, learning_rate=8e-4, warmup=100)
-"""Prompts with their answers."""
-LONGEST_ANSWER = 110
+TIMES = 2
+"""A question is written twice before its answer; in the first rounds of reading once, which takes half as long."""
+WRITING = Recipe(steps=900, batch=40, learning_rate=6e-4, warmup=100)
+"""Prompts with their answers, and reading beside it."""
+LONGEST_ANSWER = 111
 REFUSAL_SHARE = 0.1
 """Share of the examples that are out of scope: enough to learn the refusal, not so many that it answers everything so."""
 LESSON_SHARE = 0.5
@@ -165,8 +168,10 @@ def _teach(
     student = Student(shape, course.reading[0].dropout)
     place_words(student, tokenizer, Runner(embedder).embed)
 
+    times = 1
+
     def encode(question: str) -> list[int]:
-        return tokenizer.encode(words.prompt_text(question)).ids
+        return tokenizer.encode(words.prompt_text(question, times)).ids
 
     def prompt(pair: questions.Pair) -> list[int]:
         return encode(pair.question)
@@ -178,13 +183,14 @@ def _teach(
     def whole(rng: random.Random) -> tuple[list[int], list[int]]:
         # Written questions alone would be learned by heart again, and what was learned from the lessons be forgotten.
         asked, number = marked.draw(rng) if marked and rng.random() < LESSON_SHARE else which(rng)
-        return asked, answers[number]
+        return asked, [namer.name(number), *answers[number]]
 
     known = starter_lessons.words_of(embedder)
     reader: Reader | None = None
     marked = None
     for number, recipe in enumerate(course.reading, 1):
         folder = out / f"reading-{number}"
+        times = TIMES if number == len(course.reading) else 1
         if course.weights:
             lessons = starter_lessons.prepare(
                 course.weights, known, intents, examples, numbers, out, folder / "lessons.npz",
@@ -194,7 +200,10 @@ def _teach(
         reader = reader or Reader(student, len(numbers), marked.width if marked else 0)
         understand(reader, which, recipe, folder, _tell(f"reading {number}"), marked)
         _say(f"reading, it names {_read_right(reader, intents, numbers, prompt)}")
-    return student, {"writing": train(student, whole, course.writing, out, _tell("writing"))}
+    namer = Namer(reader)
+    losses = {"writing": write(namer, which, whole, course.writing, out, _tell("writing"), marked)}
+    _say(f"writing, it names {_read_right(namer, intents, numbers, prompt)}")
+    return student, losses
 
 
 def _read_right(reader: Any, intents: Sequence[questions.Intent], numbers: dict[str, int], prompt: Any) -> dict[str, float]:
@@ -211,7 +220,7 @@ def _read_right(reader: Any, intents: Sequence[questions.Intent], numbers: dict[
 def _files(student: Student, tokenizer: Tokenizer, out: Path) -> list[Path]:
     """f32, and what it is quantized to."""
     full = out / f"{NAME}-f32.gguf"
-    export_gguf.export(student, tokenizer, full, NAME, LICENCE, np.float32)
+    export_gguf.export(student, tokenizer, full, NAME, LICENCE, np.float32, TIMES)
     files = [full]
     for kind in KINDS:
         files.append(out / f"{NAME}-{kind.lower()}.gguf")

@@ -10,7 +10,7 @@ import math
 import os
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,12 @@ class Student(nn.Module):
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
 
+    def add_tokens(self, rows: torch.Tensor) -> None:
+        """Tokens behind the others, which begin with these vectors [tokens, hidden]."""
+        old = self.embedding.weight.detach()
+        self.embedding = nn.Embedding.from_pretrained(torch.cat([old, rows.to(old)]), freeze=False)
+        self.shape = replace(self.shape, vocabulary=len(self.embedding.weight))
+
     def states(self, tokens: torch.Tensor) -> torch.Tensor:
         """tokens [batch, length] -> what the model makes of each of them, [batch, length, hidden]."""
         x = self.embedding(tokens)
@@ -146,15 +152,20 @@ def train(student: Student, draw: Draw, recipe: Recipe, folder: Path, tell: Tell
     The examples of a step depend on the seed and the step alone, so a run that was killed goes on as if it had not been.
     Raises InvalidRequest when the loss is no number.
     """
-    device = student.cos.device
 
     def loss(rng: random.Random) -> torch.Tensor:
-        inputs, targets = _batch([draw(rng) for _ in range(recipe.batch)], student.shape.context)
-        with torch.autocast(device.type, dtype=torch.bfloat16):
-            logits = student(inputs.to(device))
-            return F.cross_entropy(logits.float().flatten(0, 1), targets.to(device).flatten(), ignore_index=IGNORED)
+        return writing_loss(student, [draw(rng) for _ in range(recipe.batch)])
 
     return fit(student, loss, recipe, folder / "checkpoint.pt", asdict(student.shape), tell)
+
+
+def writing_loss(student: Student, examples: list[tuple[list[int], list[int]]]) -> torch.Tensor:
+    """Mean cross-entropy of the answers' tokens, given their prompts."""
+    device = student.cos.device
+    inputs, targets = _batch(examples, student.shape.context)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        logits = student(inputs.to(device))
+        return F.cross_entropy(logits.float().flatten(0, 1), targets.to(device).flatten(), ignore_index=IGNORED)
 
 
 def fit(

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import nn
 
-from appliance.factory.student import Recipe, Student, Tell, fit
+from appliance.factory.student import Recipe, Student, Tell, fit, writing_loss
 from appliance.factory.tutor import Lessons
 
 SMOOTHING = 0.05
@@ -31,6 +31,8 @@ OWN_SHARE = 0.25
 PLACE_WEIGHT = 4.0
 """A cosine's worth of distance from the tutor's vector, against being wrong about the answer."""
 
+READ_BATCH = 96
+"""Prompts that are read beside each step of writing."""
 SURE = 0.8
 """A tutor that gives an answer this share of its belief is taken at its word."""
 
@@ -59,6 +61,29 @@ class Reader(nn.Module):
     def forward(self, prompts: Sequence[list[int]]) -> torch.Tensor:
         """Prompts -> scores [batch, answers]."""
         return self.head(self.states(prompts))
+
+
+class Namer(Reader):
+    """A reader whose student has a token for each answer, and says it first: naming the answer is the first step of writing it.
+
+    A student that is to write at once forgets how to tell questions apart, because what it writes can be learned by heart; one
+    that names the answer first learns to write from the name.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        """Takes over the reader's student and what it has learned; the reader is not to be used any more."""
+        nn.Module.__init__(self)
+        self.student, self.place = reader.student, reader.place
+        self.first = self.student.shape.vocabulary
+        self.student.add_tokens(reader.head.weight.detach())
+
+    def head(self, states: torch.Tensor) -> torch.Tensor:
+        """States -> scores [batch, answers]."""
+        return F.linear(states, self.student.embedding.weight[self.first :])
+
+    def name(self, number: int) -> int:
+        """The token of an answer."""
+        return self.first + number
 
 
 class Marked:
@@ -93,17 +118,31 @@ class Marked:
 def understand(reader: Reader, draw: Draw, recipe: Recipe, folder: Path, tell: Tell, marked: Marked | None = None) -> None:
     """Train in place, resuming from folder/understanding.pt. marked: a tutor's lessons, which then make up most of a batch.
     See student.fit for errors."""
-    own = round(recipe.batch * OWN_SHARE) if marked else recipe.batch
+    shape = asdict(reader.student.shape) | {"answers": reader.head.out_features}
+    fit(reader, lambda rng: _reading_loss(reader, draw, recipe.batch, rng, marked), recipe, folder / "understanding.pt", shape, tell)
+
+
+def write(
+    namer: Namer, draw: Draw, whole: Callable[[random.Random], tuple[list[int], list[int]]], recipe: Recipe, folder: Path, tell: Tell,
+    marked: Marked | None = None,
+) -> float:  # fmt: skip
+    """Train in place to write answers behind their names, while reading goes on (READ_BATCH prompts a step); returns the mean loss of
+    the last steps. whole: a prompt, and the name and the tokens of its answer. Resumes from folder/writing.pt. See student.fit for errors."""
 
     def loss(rng: random.Random) -> torch.Tensor:
-        prompts, targets = zip(*(draw(rng) for _ in range(own)), strict=True)
-        found = F.cross_entropy(reader(prompts), torch.tensor(targets), label_smoothing=SMOOTHING)
-        if marked is None:
-            return found
-        return OWN_SHARE * found + (1 - OWN_SHARE) * marked.loss(reader, recipe.batch - own, rng).mean()
+        text = writing_loss(namer.student, [whole(rng) for _ in range(recipe.batch)])
+        return text + _reading_loss(namer, draw, READ_BATCH, rng, marked)
 
-    shape = asdict(reader.student.shape) | {"answers": reader.head.out_features}
-    fit(reader, loss, recipe, folder / "understanding.pt", shape, tell)
+    return fit(namer, loss, recipe, folder / "writing.pt", asdict(namer.student.shape), tell)
+
+
+def _reading_loss(reader: Reader, draw: Draw, batch: int, rng: random.Random, marked: Marked | None) -> torch.Tensor:
+    own = round(batch * OWN_SHARE) if marked else batch
+    prompts, targets = zip(*(draw(rng) for _ in range(own)), strict=True)
+    found = F.cross_entropy(reader(prompts), torch.tensor(targets), label_smoothing=SMOOTHING)
+    if marked is None:
+        return found
+    return OWN_SHARE * found + (1 - OWN_SHARE) * marked.loss(reader, batch - own, rng).mean()
 
 
 def place_words(student: Student, tokenizer: Tokenizer, embed: Callable[[list[str]], np.ndarray]) -> None:

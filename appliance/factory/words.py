@@ -12,13 +12,6 @@ from appliance.errors import InvalidRequest
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SPECIAL = (PAD, START, END)
 SMALLEST = 256 + len(SPECIAL)
-# One question, one answer: the student was taught no conversations, so it is shown the last question only, between two
-# tokens: whatever else stood there would be computed for each question, in training and in serving.
-CHAT_TEMPLATE = (
-    "{%- set ns = namespace(last='') -%}{%- for message in messages -%}{%- if message['role'] == 'user' -%}"
-    "{%- set ns.last = message['content'] -%}{%- endif -%}{%- endfor -%}"
-    "{{ '<|im_start|>' + ns.last + '<|im_end|>' }}"
-)
 
 
 def learn(texts: Iterable[str], size: int) -> Tokenizer:
@@ -45,6 +38,17 @@ def load(path: Path) -> Tokenizer:
     return Tokenizer.from_file(str(path))
 
 
-def prompt_text(question: str) -> str:
-    """The text in front of an answer; what CHAT_TEMPLATE makes of one user message."""
-    return f"{START}{question}{END}"
+def prompt_text(question: str, times: int = 1) -> str:
+    """The text in front of an answer; what chat_template makes of one user message."""
+    return f"{START}{question}" * times + END
+
+
+def chat_template(times: int = 1) -> str:
+    """Jinja that writes the last question `times` times: a decoder reads from left to right, and knows the end of a question
+    only when it sees its words again. One question, one answer: a student was taught no conversations, and whatever else
+    stood here would be computed for each question, in training and in serving."""
+    return (
+        "{%- set ns = namespace(last='') -%}{%- for message in messages -%}{%- if message['role'] == 'user' -%}"
+        "{%- set ns.last = message['content'] -%}{%- endif -%}{%- endfor -%}"
+        f"{{{{ ('{START}' + ns.last) * {times} + '{END}' }}}}"
+    )

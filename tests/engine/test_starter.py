@@ -53,7 +53,7 @@ def weights(tmp_path_factory):
 
 def test_the_whole_way_gives_files_that_answer_and_a_report(data, weights, tmp_path, capfd):
     shape = replace(starter.SHAPE, vocabulary=400, layers=1, ffn=64, context=160)
-    reading = tuple(replace(recipe, steps=steps, batch=16, warmup=5, dropout=0.0) for recipe, steps in zip(starter.READING, (40, 10), strict=True))
+    reading = tuple(replace(recipe, steps=steps, batch=16, warmup=5, dropout=0.0) for recipe, steps in zip(starter.READING, (40, 10, 10), strict=True))
     writing = replace(starter.WRITING, steps=120, batch=16, warmup=5, dropout=0.0, learning_rate=3e-3)
     tutoring = replace(starter_lessons.TUTORING, steps=60, batch=16, warmup=5, learning_rate=1e-2)
     course = starter.Course(weights, tutoring, 300, reading, writing)
