@@ -42,7 +42,7 @@ ROUNDS = 10  # of k-means; tick looks at `stop` between them
 STEP = 1024  # rows handled under one hold of the lock
 FILE, MAGIC, VERSION = "vectors.index", "appliance cache index", 2
 SMALL, LARGE, LISTS = range(3)  # what follows in the file
-ENTRY_BYTES = 70  # id, list growth and faiss's table of ids, per entry of a large partition; measured
+ENTRY_BYTES = 110  # id, list growth and faiss's table of ids, per entry of a large partition; measured
 PARTITION_BYTES = 240  # a key of 32 bytes, its dictionary entry and its array; measured
 
 Stop = Callable[[], bool]
@@ -327,9 +327,11 @@ class Index:
             slots, self._build = self._slots(partition), build
         try:
             slots = np.random.default_rng(0).permutation(slots)[: count * TRAINED_ON]
-            sample = [vectors for _, vectors in self._rows(slots, build)]
-            centroids = self._train(np.concatenate(sample), count, stop) if sum(map(len, sample)) >= count else None
-            if centroids is None:
+            sample, filled = np.empty((len(slots), self.width), np.float32), 0
+            for part, vectors in self._rows(slots, build):
+                sample[filled : filled + len(part)] = vectors
+                filled += len(part)
+            if filled < count or (centroids := self._train(sample[:filled], count, stop)) is None:
                 return False
             del sample
             lists = _Lists(self._faiss, centroids)
@@ -393,7 +395,8 @@ class Index:
 
     def _records(self, stamp: str) -> Iterator[np.ndarray]:
         """What is in the file. Each part is copied under the lock and is right in itself."""
-        yield _text({"format": MAGIC, "version": VERSION, "width": self.width, "stamp": stamp})
+        about = {"format": MAGIC, "version": VERSION, "width": self.width, "stamp": stamp}
+        yield np.frombuffer(json.dumps(about).encode(), np.uint8)
         with self._lock:
             names, large = iter(list(self._small)), {name: each.lists for name, each in self._large.items()}
         while True:
@@ -493,8 +496,3 @@ def _check_name(partition: bytes) -> None:
 def _lists_for(entries: int) -> int:
     """A power of two near 4 * sqrt(entries), so it doubles whenever the entries are four times as many."""
     return min(MOST_LISTS, entries, 1 << (math.isqrt(16 * entries).bit_length() - 1))
-
-
-def _text(value: Any) -> np.ndarray:
-    return np.frombuffer(json.dumps(value).encode(), np.uint8)
-
