@@ -16,8 +16,9 @@ import numpy as np
 
 from appliance.cache import gates
 from appliance.cache.flight import Generation
+from appliance.cache.lookup import Hit, Meaning
 from appliance.cache.reviewed import RIGHT, WRONG, Verdict
-from appliance.cache.service import Cache, Hit, Meaning
+from appliance.cache.service import Cache
 from appliance.errors import ApplianceError
 from appliance.recall import Given, suspect
 from appliance.types import CacheWish, Delta, GenerationRequest, Waiting

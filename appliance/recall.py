@@ -12,9 +12,10 @@ from typing import Any
 from appliance.cache.answers import NewAnswer
 from appliance.cache.flight import Flights, Generation
 from appliance.cache.identity import Identity, identify
+from appliance.cache.lookup import Hit, Look
 from appliance.cache.policy import Permission, namespace_of, permit
 from appliance.cache.reviewed import Verdict
-from appliance.cache.service import Cache, Hit, Look
+from appliance.cache.service import Cache
 from appliance.clock import Clock, monotonic, utc_date
 from appliance.errors import NotRemembered
 from appliance.metrics import Metrics

@@ -13,8 +13,9 @@ from appliance import catalog, trials
 from appliance.admission import Admission
 from appliance.audit import Audit
 from appliance.auth import Auth
+from appliance.cache.lookup import Options
 from appliance.cache.policy import read_shares
-from appliance.cache.service import Cache, Options
+from appliance.cache.service import Cache
 from appliance.clock import monotonic, unix_seconds
 from appliance.config import Config, data_dir, is_loopback, load_config
 from appliance.engine import placement as places

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from sqlite_utils import Database
@@ -21,6 +21,7 @@ from appliance.cache import answers, budget, gates, reviewed
 from appliance.cache.answers import NewAnswer, Selection
 from appliance.cache.identity import Identity, fits
 from appliance.cache.index import Index
+from appliance.cache.lookup import Candidate, Hit, Look, Meaning, Options
 from appliance.cache.policy import Permission
 from appliance.db.connection import Readers
 from appliance.db.writer import Writer
@@ -42,70 +43,6 @@ REFILL = 20_000
 """Rows put into the index in one tick."""
 Log = Callable[[str, str], None]
 WRITE_WAIT_S = 10.0
-
-
-class Meaning(Protocol):
-    """The two models that judge meaning. Both return None when they cannot answer now."""
-
-    def embed(self, texts: list[str]) -> np.ndarray | None:
-        """Unit vectors, float32 [texts, width]."""
-
-    def same(self, asked: str, others: list[str]) -> list[float] | None:
-        """Calibrated probabilities that each means the same."""
-
-    @property
-    def prior(self) -> Mapping[float, float]:
-        """Share of wrong hits by threshold, measured when the verifier was made; empty without one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What an administrator chooses. budget: share of semantic hits that may be wrong."""
-
-    entries: int = 1_000_000
-    size_bytes: int = 4_000_000_000
-    ttl_s: float | None = None
-    budget: float = 0.01
-
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """An answer from memory. remembered: the question it was given to. similar: which is not the one asked. entry: its row's number."""
-
-    tier: str
-    answer: str
-    remembered: str
-    score: float
-    age_s: float
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    entry: int | None = None
-    similar: bool = False
-    reviewed_by: str = ""
-    reviewed: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A remembered question and why it is or is not the same one. score: None where the verifier was not asked."""
-
-    source: str
-    number: int
-    question: str
-    cosine: float
-    verdicts: tuple[gates.Verdict, ...] = ()
-    score: float | None = None
-    why: str = ""
-
-
-@dataclass(slots=True)
-class Look:
-    """What a lookup found. vector: of the question, for `keep`."""
-
-    hit: Hit | None = None
-    why: str = ""
-    vector: np.ndarray | None = None
-    candidates: list[Candidate] = field(default_factory=list)
 
 
 class Cache:

@@ -10,7 +10,7 @@ from fakes import Words
 
 from appliance.audit import ALWAYS, Audit
 from appliance.cache.identity import Identity
-from appliance.cache.service import Hit
+from appliance.cache.lookup import Hit
 from appliance.errors import EngineLost
 from appliance.recall import Given
 from appliance.types import ChatPrompt, Delta, Finished, GenerationRequest, Usage, Waiting

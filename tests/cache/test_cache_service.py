@@ -13,9 +13,10 @@ from fakes import Words, wait_until
 from appliance.cache import answers, reviewed
 from appliance.cache.answers import NewAnswer, Selection
 from appliance.cache.identity import identify
+from appliance.cache.lookup import Options
 from appliance.cache.policy import permit
 from appliance.cache.reviewed import NewReviewed, Verdict
-from appliance.cache.service import Cache, Options
+from appliance.cache.service import Cache
 from appliance.errors import StorageFailed
 from appliance.metrics import Metrics
 from appliance.types import ChatPrompt, GenerationRequest

@@ -20,8 +20,9 @@ from flask.testing import FlaskClient
 
 from appliance.admission import Admission
 from appliance.auth import Auth
+from appliance.cache.lookup import Options
 from appliance.cache.policy import read_shares
-from appliance.cache.service import Cache, Options
+from appliance.cache.service import Cache
 from appliance.clock import monotonic
 from appliance.config import SETTINGS, Config
 from appliance.engine.channel import Channel, ChannelClosed
