@@ -6,6 +6,7 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -62,14 +63,15 @@ class Recall:
     def answer(self, request: GenerationRequest, generate: Callable[[GenerationRequest], Generation]) -> Generation:
         """As Pipeline.answer. Raises NotRemembered where only a remembered answer is wanted and there is none."""
         who = self.identity(request)
-        may = permit(request, who.question, self._excluded) if who else Permission(False, False, False, "a request of this kind is not remembered")
+        may = permit(request, who.question, self._excluded) if who else Permission(False, False, False, self._why_none(request))
         if who is None or not (may.look or may.store):
             yield self._told(request, Recalled("bypass", why=may.why))
             yield from generate(request)
             return
         look = self.cache.lookup(request, who, may)
         if look.hit:
-            self._note(request, who, look.hit)
+            if may.store:
+                self._note(request, who, look.hit)
             yield self._told(request, _recalled(look.hit))
             yield from _replayed(look.hit)
             return
@@ -95,6 +97,9 @@ class Recall:
         digest = self._digest_of(request.model)
         namespace = namespace_of(request, self._shares)
         return identify(request, namespace=namespace, model=digest, epoch=self._epoch) if digest else None
+
+    def _why_none(self, request: GenerationRequest) -> str:
+        return "a request of this kind is not remembered" if self._digest_of(request.model) else "the model has not been looked at yet"
 
     def _note(self, request: GenerationRequest, who: Identity, hit: Hit) -> None:
         """So that somebody can say whether it was the same question."""
@@ -122,7 +127,7 @@ class Recall:
         """What a lookup of this request finds and why; nothing is counted or generated."""
         who = self.identity(request)
         if who is None:
-            return {"outcome": "bypass", "why": "a request of this kind is not remembered", "candidates": []}
+            return {"outcome": "bypass", "why": self._why_none(request), "candidates": []}
         standing = self.cache.standing(who.namespace)
         look = self.cache.lookup(request, who, permit(request, who.question, self._excluded), count=False)
         return {
@@ -137,23 +142,24 @@ class Recall:
     def _watched(self, request: GenerationRequest, who: Identity, may: Permission, look: Look, events: Generation) -> Generation:
         """The events; a whole answer is remembered. One that was cut off is none."""
         began, parts = self._clock(), []
-        for event in events:
-            if isinstance(event, Delta):
-                parts.append(event.text)
-            if isinstance(event, Finished) and event.reason == "stop" and may.store:
-                new = NewAnswer(
-                    identity=who,
-                    model_name=request.model,
-                    request=_as_json(request),
-                    answer="".join(parts),
-                    prompt_tokens=event.usage.prompt_tokens,
-                    completion_tokens=event.usage.completion_tokens,
-                    cost_s=self._clock() - began,
-                    ttl_s=request.cache.ttl_s,
-                    tags=request.cache.tags,
-                )
-                self.cache.keep(new, look.vector, permit(request, who.question).similar)
-            yield event
+        with closing(events):  # type: ignore[type-var]
+            for event in events:
+                if isinstance(event, Delta):
+                    parts.append(event.text)
+                if isinstance(event, Finished) and event.reason == "stop" and may.store:
+                    new = NewAnswer(
+                        identity=who,
+                        model_name=request.model,
+                        request=_as_json(request),
+                        answer="".join(parts),
+                        prompt_tokens=event.usage.prompt_tokens,
+                        completion_tokens=event.usage.completion_tokens,
+                        cost_s=self._clock() - began,
+                        ttl_s=request.cache.ttl_s,
+                        tags=request.cache.tags,
+                    )
+                    self.cache.keep(new, look.vector, permit(request, who.question).similar)
+                yield event
 
     def _told(self, request: GenerationRequest, recalled: Recalled) -> Recalled:
         self._metrics.count("appliance_cache_lookups_total", model=request.model, outcome=recalled.outcome, tier=recalled.tier)

@@ -72,7 +72,8 @@ class Services:
             epoch=config.cache_epoch,
         )
         self.pipeline = Pipeline(engines, self.metrics, timeout_s=config.request_timeout_s, recall=recall)
-        self._janitor = Janitor([self.cache.tick] if self.cache else [])
+        self._janitor = Janitor([self._tell_cache_of_models, self.cache.tick] if self.cache else [])
+        self._models_told: list[str] = []
         self._audit = None
         if self.cache and recall:
             self._audit = Audit(self.cache, self.cache.meaning, self.pipeline.generate, self._idle, time.time, config.cache_audit / 100)
@@ -168,6 +169,17 @@ class Services:
         for name, engine in self.pipeline.engines.items():
             if engine.aside and not engine.hidden:
                 log("info", f"{name} is served as well; the first request that needs it starts its engine.")
+
+    def _tell_cache_of_models(self) -> None:
+        """Once all are known: answers of models that are gone are kept aside."""
+        digests = [engine.digest() for engine in self.pipeline.engines.values() if engine.papers == "generate"]
+        if self.cache is None or not all(digests) or digests == self._models_told:
+            return
+        try:
+            self.cache.models_are(digests)
+            self._models_told = digests
+        except ApplianceError as error:
+            log("warning", f"The cache could not be told which models are served: {error}")
 
     def _idle(self, answers: int) -> bool:
         """Whether no more than so many answers are wanted now."""

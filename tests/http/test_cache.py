@@ -340,10 +340,13 @@ def test_what_is_not_to_be_stored_leaves_no_trace(client, service, tmp_path):
     private = "how do I reset the pump of Mr Smith"
     assert tier(ask(client, private, headers={"Cache-Control": "no-store"})) == "miss"
     client.post("/v1/cache/explain", json={**ASK, "messages": [{"role": "user", "content": private}]})
+    similar = ask(client, "how do I the pump reset", headers={"Cache-Control": "no-store"})
+    said = {"id": similar.get_json()["id"], "verdict": "wrong"}
+    assert tier(similar) == "semantic" and client.post("/v1/cache/feedback", json=said).status_code == 404
     service.stop()
     assert service.cache is not None and before["answers"] == 1
     written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
-    assert b"Smith" not in written and b"how do I reset the pump" in written
+    assert b"Smith" not in written and b"pump reset" not in written and b"how do I reset the pump" in written
 
 
 def test_a_reviewed_answer_that_would_be_cut_is_not_given(client, service):
