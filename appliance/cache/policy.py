@@ -10,6 +10,8 @@ from appliance.types import GenerationRequest
 
 OWN, SHARED = "of:", "shared:"
 """What namespaces begin with, so that no principal can be named like a shared one."""
+EVERYBODY = "everybody"
+"""The namespace whose reviewed answers hold for all others too."""
 MOST_QUESTION_CHARS = 1000
 """Longer ones are documents with a question somewhere in them: equal or not, but never alike."""
 

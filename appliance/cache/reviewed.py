@@ -22,8 +22,6 @@ from appliance.types import ChatPrompt, GenerationRequest
 LIVE, REJECTED = "live", "rejected"
 CHARS_A_TOKEN = 4
 """About; reviewed answers are of no model, so their tokens cannot be counted."""
-EVERYBODY = "everybody"
-"""The namespace whose reviewed answers hold for all others too."""
 RIGHT, WRONG = "right", "wrong"
 
 SCHEMA = Schema(

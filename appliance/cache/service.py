@@ -22,7 +22,7 @@ from appliance.cache.answers import NewAnswer, Selection
 from appliance.cache.identity import Identity, fits
 from appliance.cache.index import Index
 from appliance.cache.lookup import Candidate, Hit, Look, Meaning, Options
-from appliance.cache.policy import Permission
+from appliance.cache.policy import EVERYBODY, Permission
 from appliance.db.connection import Readers
 from appliance.db.writer import Writer
 from appliance.errors import ApplianceError
@@ -119,7 +119,7 @@ class Cache:
         if context is None:
             return None
         with self._read_state.reading() as db:
-            row = reviewed.equal(db, [who.namespace, reviewed.EVERYBODY], context, who.question)
+            row = reviewed.equal(db, [who.namespace, EVERYBODY], context, who.question)
         return self._of_reviewed(row, who.question, 1.0) if row and row.usable(self._now(), request) else None
 
     def _of_reviewed(self, row: reviewed.Reviewed, question: str, score: float, similar: bool = False) -> Hit:
@@ -176,7 +176,7 @@ class Cache:
         if context is None or not len(self._reviewed_index):
             return []
         near: list[tuple[int, float]] = []
-        for namespace in (who.namespace, reviewed.EVERYBODY):
+        for namespace in (who.namespace, EVERYBODY):
             near += self._reviewed_index.search(reviewed.partition(namespace, context), vector, CANDIDATES)
         near = [(number, cosine) for number, cosine in near if cosine >= LEAST_COSINE]
         with self._read_state.reading() as db:

@@ -54,9 +54,20 @@ class LlamaModel:
         params.n_gpu_layers = 0
         if mlock:
             params.load_mode = lib.LLAMA_LOAD_MODE_MMAP_MLOCK
-        report = lib.llama_progress_callback(lambda share, _: progress("loading the weights", share) or True)
+        raised: list[Exception] = []
+
+        def told(share: float, _: Any) -> bool:
+            try:
+                progress("loading the weights", share)
+            except Exception as error:  # nothing may pass through llama.cpp; False ends the loading
+                raised.append(error)
+            return not raised
+
+        report = lib.llama_progress_callback(told)
         params.progress_callback = report
         model = lib.llama_model_load_from_file(str(self.path).encode(), params)
+        if raised:
+            raise raised[0]
         if not model:
             raise ModelFileError(
                 f"{self.path.name} cannot be loaded: {self.log.last()}",

@@ -31,7 +31,7 @@ OWN_SHARE = 0.25
 PLACE_WEIGHT = 4.0
 """A cosine's worth of distance from the tutor's vector, against being wrong about the answer."""
 
-READ_BATCH = 96
+READ_BATCH = 160
 """Prompts that are read beside each step of writing."""
 SURE = 0.8
 """A tutor that gives an answer this share of its belief is taken at its word."""
@@ -127,7 +127,7 @@ def write(
     marked: Marked | None = None,
 ) -> float:  # fmt: skip
     """Train in place to write answers behind their names, while reading goes on (READ_BATCH prompts a step); returns the mean loss of
-    the last steps. whole: a prompt, and the name and the tokens of its answer. Resumes from folder/writing.pt. See student.fit for errors."""
+    the last steps. whole: a prompt with the name of an answer, and that answer's tokens. Resumes from folder/writing.pt. See student.fit for errors."""
 
     def loss(rng: random.Random) -> torch.Tensor:
         text = writing_loss(namer.student, [whole(rng) for _ in range(recipe.batch)])
