@@ -37,7 +37,7 @@ from appliance.factory.verifier import Verifier, calibrate
 NAME = "pair-verifier-int8"
 TRAINING = Recipe(steps=1800, batch=48, learning_rate=8e-5, warmup=150, weight_decay=0.01, save_every=200)
 HELD_OUT = 0.12
-"""Share of the clusters of real questions, and of the written groups, that are only measured on."""
+"""Share of the connected real questions, and of the written groups, that are only measured on."""
 GENERATED = 60_000
 SHARES = {"real": 0.45, "written": 0.3, "generated": 0.25}
 """Of a batch, by where its pairs are from."""

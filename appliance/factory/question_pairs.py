@@ -72,7 +72,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict]]:
 
 
 def part(pairs: Sequence[Labelled], share: float, seed: int = 1) -> tuple[list[Labelled], list[Labelled]]:
-    """(to learn, held out). Questions that are the same, by any chain of labels, are on one side; a pair across is left out."""
+    """(to learn, held out). Questions that any chain of pairs connects are on one side, so no pair is torn and none is lost."""
     parent: dict[str, str] = {}
 
     def root(question: str) -> str:
@@ -82,15 +82,12 @@ def part(pairs: Sequence[Labelled], share: float, seed: int = 1) -> tuple[list[L
         return question
 
     for pair in pairs:
-        if pair.same:
-            parent[root(pair.a)] = root(pair.b)
-    clusters = sorted({root(question) for pair in pairs for question in (pair.a, pair.b)})
+        parent[root(pair.a)] = root(pair.b)
+    clusters = sorted({root(pair.a) for pair in pairs})
     kept = set(random.Random(seed).sample(clusters, round(len(clusters) * share)))
     sides: tuple[list[Labelled], list[Labelled]] = ([], [])
     for pair in pairs:
-        ends = {root(pair.a) in kept, root(pair.b) in kept}
-        if len(ends) == 1:
-            sides[ends.pop()].append(pair)
+        sides[root(pair.a) in kept].append(pair)
     return sides
 
 
