@@ -93,29 +93,3 @@ def test_without_a_place_to_keep_it_the_service_runs_and_says_so(remembering, tm
     assert "No answer is remembered" in server.log and "state.db" in server.log
     answer = post(server, ASK)
     assert answer.status == 200 and tier(answer) == "bypass"
-
-
-REVIEWED = """question,answer
-How do I open the main valve?,Turn the red wheel to the left.
-When is the laboratory open on Mondays?,From 8 to 16.
-How much ibuprofen may an adult take in a day?,At most 1200 mg without a doctor.
-"""
-SAME = ("please, how can I open the main valve", "what's the way to open the main valve?", "when is the lab open on mondays")
-OTHER = ("How do I close the main valve?", "How do I open the main gate?", "When is the laboratory open on Tuesdays?", "How much ibuprofen may a child take in a day?")
-
-
-def test_the_shipped_models_tell_the_same_question_from_its_opposite(remembering, tmp_path):
-    file, kept = tmp_path / "answers.csv", tmp_path / "kept"
-    file.write_text(REVIEWED)
-    assert command("cache", "import", str(file), "--owner", "Ann", "--data-dir", str(kept)).returncode == 0
-    server = remembering()
-
-    def asked(question: str) -> str:
-        return tier(post(server, {"messages": [{"role": "user", "content": question}], "max_tokens": 40, "cache": {"no-store": True}}))
-
-    assert asked("How do I open the main valve?") == "reviewed"
-    wait_until(lambda: asked(SAME[0]) == "reviewed", 30.0, "the two models")
-    assert [asked(question) for question in SAME] == ["reviewed"] * 3
-    assert [asked(question) for question in OTHER] == ["miss"] * 4
-    told = command("cache", "explain", OTHER[0], "--url", server.url)
-    assert "How do I open the main valve?" in told.stdout and "antonyms" in told.stdout
