@@ -53,13 +53,13 @@ READING = (
 """Telling questions apart: prompts only. Each round has lessons of its own."""
 TIMES = 2
 """A question is written twice before its answer; in the first rounds of reading once, which takes half as long."""
-WRITING = Recipe(steps=1500, batch=32, learning_rate=6e-4, warmup=100)
+WRITING = Recipe(steps=900, batch=40, learning_rate=6e-4, warmup=100)
 """Prompts with their answers, and reading beside it."""
 LONGEST_ANSWER = 111
 REFUSAL_SHARE = 0.1
 """Share of the examples that are out of scope: enough to learn the refusal, not so many that it answers everything so."""
 LESSON_SHARE = 0.5
-"""Share of the questions that answers are written behind that are a tutor's lessons."""
+"""Share of the examples to write answers to that are a tutor's lessons."""
 SAME_MEANING = 0.85
 """An answer of other words counts as right from this cosine of its embedding with the expected one's."""
 KINDS = ("Q8_0", "Q4_0")
@@ -181,10 +181,9 @@ def _teach(
         return prompt(pair), numbers[pair.answer]
 
     def whole(rng: random.Random) -> tuple[list[int], list[int]]:
-        # Any answer behind any question: so the text is learned from the answer's name alone, and follows whatever name was said.
-        asked, _ = marked.draw(rng) if marked and rng.random() < LESSON_SHARE else which(rng)
-        number = rng.randrange(len(answers))
-        return [*asked, namer.name(number)], answers[number]
+        # Written questions alone would be learned by heart again, and what was learned from the lessons be forgotten.
+        asked, number = marked.draw(rng) if marked and rng.random() < LESSON_SHARE else which(rng)
+        return asked, [namer.name(number), *answers[number]]
 
     known = starter_lessons.words_of(embedder)
     reader: Reader | None = None

@@ -31,7 +31,7 @@ OWN_SHARE = 0.25
 PLACE_WEIGHT = 4.0
 """A cosine's worth of distance from the tutor's vector, against being wrong about the answer."""
 
-READ_BATCH = 160
+READ_BATCH = 96
 """Prompts that are read beside each step of writing."""
 SURE = 0.8
 """A tutor that gives an answer this share of its belief is taken at its word."""
@@ -81,6 +81,11 @@ class Namer(Reader):
         """States -> scores [batch, answers]."""
         return F.linear(states, self.student.embedding.weight[self.first :])
 
+    def unnamed(self, prompts: Sequence[list[int]]) -> torch.Tensor:
+        """How far each prompt is from being followed by a name: minus the log of the share that all names have, [prompts]."""
+        scores = F.linear(self.states(prompts), self.student.embedding.weight)
+        return scores.logsumexp(-1) - scores[:, self.first :].logsumexp(-1)
+
     def name(self, number: int) -> int:
         """The token of an answer."""
         return self.first + number
@@ -127,11 +132,12 @@ def write(
     marked: Marked | None = None,
 ) -> float:  # fmt: skip
     """Train in place to write answers behind their names, while reading goes on (READ_BATCH prompts a step); returns the mean loss of
-    the last steps. whole: a prompt with the name of an answer, and that answer's tokens. Resumes from folder/writing.pt. See student.fit for errors."""
+    the last steps. whole: a prompt, and the name and the tokens of its answer. Resumes from folder/writing.pt. See student.fit for errors."""
 
     def loss(rng: random.Random) -> torch.Tensor:
-        text = writing_loss(namer.student, [whole(rng) for _ in range(recipe.batch)])
-        return text + _reading_loss(namer, draw, READ_BATCH, rng, marked)
+        examples = [whole(rng) for _ in range(recipe.batch)]
+        named = namer.unnamed([prompt for prompt, _ in examples]).mean()
+        return writing_loss(namer.student, examples) + named + _reading_loss(namer, draw, READ_BATCH, rng, marked)
 
     return fit(namer, loss, recipe, folder / "writing.pt", asdict(namer.student.shape), tell)
 

@@ -14,7 +14,7 @@ import transformers
 from appliance import manifest
 from appliance.catalog import shipped_folder
 from appliance.errors import InvalidRequest
-from appliance.factory import certify, questions, starter, starter_lessons, starter_papers, tutor, words
+from appliance.factory import certify, questions, starter, starter_lessons, starter_papers, tutor, understanding, words
 
 pytestmark = pytest.mark.engine
 EMBEDDER = shipped_folder() / "minilm-l6-int8"
@@ -51,10 +51,11 @@ def weights(tmp_path_factory):
     return folder
 
 
-def test_the_whole_way_gives_files_that_answer_and_a_report(data, weights, tmp_path, capfd):
+def test_the_whole_way_gives_files_that_answer_and_a_report(data, weights, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(understanding, "READ_BATCH", 16)
     shape = replace(starter.SHAPE, vocabulary=400, layers=1, ffn=64, context=160)
     reading = tuple(replace(recipe, steps=steps, batch=16, warmup=5, dropout=0.0) for recipe, steps in zip(starter.READING, (40, 10, 10), strict=True))
-    writing = replace(starter.WRITING, steps=120, batch=16, warmup=5, dropout=0.0, learning_rate=3e-3)
+    writing = replace(starter.WRITING, steps=200, batch=16, warmup=5, dropout=0.0, learning_rate=3e-3)
     tutoring = replace(starter_lessons.TUTORING, steps=60, batch=16, warmup=5, learning_rate=1e-2)
     course = starter.Course(weights, tutoring, 300, reading, writing)
     report = starter.make(data, tmp_path / "out", EMBEDDER, shape, course)
