@@ -21,7 +21,7 @@ from appliance.cache.reviewed import RIGHT, WRONG, Verdict
 from appliance.cache.service import Cache
 from appliance.errors import ApplianceError
 from appliance.recall import Given, suspect
-from appliance.types import CacheWish, Delta, GenerationRequest, Waiting
+from appliance.types import CacheWish, Delta, GenerationRequest
 
 JUDGE = "answered again"
 ALWAYS = 20
@@ -100,7 +100,7 @@ class Audit:
         parts: list[str] = []
         try:
             for event in events:
-                if self._over.is_set() or (isinstance(event, Waiting) and not self._idle(1)):
+                if self._over.is_set() or not self._idle(1):
                     return None
                 if isinstance(event, Delta):
                     parts.append(event.text)

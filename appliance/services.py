@@ -78,7 +78,7 @@ class Services:
         if self.cache and recall:
             self._audit = Audit(self.cache, self.cache.meaning, self.pipeline.generate, self._idle, time.time, config.cache_audit / 100)
             recall.noticed = self._audit.note
-        self._auditor = Janitor([self._audit.tick] if self._audit else [], every_s=AUDIT_EVERY_S)
+        self._auditor = Janitor([self._audit.tick] if self._audit else [], every_s=AUDIT_EVERY_S, name="auditor")
         self.metrics.add_source(self._gauges)
 
     def _cores(self, asked: list[str], tasks: dict[str, str]) -> dict[str, places.ChildPlacement]:
@@ -256,15 +256,15 @@ class Services:
 class Janitor:
     """A thread for what is done now and then, a piece at a time."""
 
-    def __init__(self, tasks: Sequence[Callable[[], None]], every_s: float = 1.0) -> None:
+    def __init__(self, tasks: Sequence[Callable[[], None]], every_s: float = 1.0, name: str = "janitor") -> None:
         """tasks: must not raise."""
-        self._tasks, self._every_s = tasks, every_s
+        self._tasks, self._every_s, self._name = tasks, every_s, name
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Begin."""
-        self._thread = threading.Thread(target=self._run, name="janitor", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:

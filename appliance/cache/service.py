@@ -85,7 +85,8 @@ class Cache:
             self._save()
         except (ApplianceError, OSError) as error:
             self._log("warning", f"The cache's index could not be saved, it will be made anew: {error}")
-        for part in (self._answers, self._state, self._read_answers, self._read_state):
+        # Readers first: who closes a file last moves its log into it, and readers may not.
+        for part in (self._read_answers, self._read_state, self._answers, self._state):
             part.close()
 
     def _renewed(self) -> None:
@@ -143,6 +144,9 @@ class Cache:
         """Search by meaning; puts what it finds into `look`."""
         if not allowed:
             look.why = "no equal request"
+            return
+        if not self.meaning.prior:
+            look.why = "no equal request; for similar ones a pair verifier is needed (pair_verifier)"
             return
         found = self.meaning.embed([who.question])
         if found is None:
@@ -424,7 +428,8 @@ class Cache:
         yield "appliance_cache_indexed", "Remembered questions that can be found by meaning.", [({}, len(self._index))]
         yield "appliance_cache_index_bytes", "Memory of their index.", [({}, self._index.bytes())]
         yield "appliance_cache_threshold", "Least probability for an answer to a similar question; 2 where there are none.", [({}, standing.threshold or 2.0)]
-        yield "appliance_cache_wrong_rate_upper", "End of the interval of wrong answers to similar questions.", [({}, standing.upper)]
+        if self.meaning.prior:
+            yield "appliance_cache_wrong_rate_upper", "End of the interval of wrong answers to similar questions.", [({}, standing.upper)]
         yield "appliance_cache_degraded", "1 while nothing can be kept.", [({}, float(self._answers.health.state != "ok" or self._state.health.state != "ok"))]
 
     def stats(self) -> dict[str, Any]:
@@ -436,7 +441,8 @@ class Cache:
         standing = self.standing()
         return found | {
             "indexed": len(self._index), "index_bytes": self._index.bytes(),
-            "threshold": standing.threshold, "wrong_rate": standing.rate, "wrong_rate_upper": standing.upper,
+            "threshold": standing.threshold, "wrong_rate": standing.rate if self.meaning.prior else None,
+            "wrong_rate_upper": standing.upper if self.meaning.prior else None,
             "judged": standing.judged, "judged_wrong": standing.wrong,
             "degraded": next((writer.health.reason for writer in (self._answers, self._state) if writer.health.state != "ok"), ""),
         }  # fmt: skip

@@ -78,6 +78,22 @@ def test_nothing_is_computed_while_somebody_wants_an_answer():
     assert len(desk.asked) == 1, "each hit is looked at once"
 
 
+def test_an_answer_that_streams_without_a_pause_gives_way_too():
+    desk = Desk()
+    desk.note()
+    generate = desk.generate
+
+    def interrupted(request):
+        events = generate(request)
+        yield next(events)
+        desk.busy += 1  # somebody asks between two tokens
+        yield from events
+
+    desk.audit._generate = interrupted
+    desk.audit.tick()
+    assert desk.verdicts == [] and len(desk.audit._waiting) == 1
+
+
 def test_whoever_comes_meanwhile_goes_first_and_the_sample_is_kept():
     desk = Desk()
     desk.pauses = 1

@@ -94,6 +94,25 @@ def test_models_and_namespaces_never_share(box):
         assert one.tier(words, model="w2") == one.tier(words, namespace="of:b") == "miss"
 
 
+def test_closing_leaves_whole_files_and_no_logs_beside_them(box, tmp_path):
+    one = box()
+    one.keep(QUESTION)
+    one.settle(1)
+    one.look(QUESTION)
+    one.cache.close()
+    assert sorted(path.name for path in tmp_path.glob("*.db*")) == ["cache.db", "state.db"]
+
+
+def test_without_a_verifier_nothing_is_embedded_and_the_reason_can_be_acted_on(box):
+    words = Words()
+    words.prior = {}
+    one = box(meaning=words)
+    one.keep(QUESTION)
+    asked = words.asked
+    assert one.tier(QUESTION) == "exact" and "pair_verifier" in one.look(SAME).why and words.asked == asked
+    assert one.cache.stats()["wrong_rate"] is None and one.cache.stats()["threshold"] is None
+
+
 def test_a_saved_index_of_another_file_or_of_before_is_not_believed(box, tmp_path):
     first = box()
     first.keep(QUESTION)
