@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from appliance.cache.lexicon import AMBIGUOUS_NAMES, CLOSED_NAMES, OPEN_NAMES, Language, fold, stem
@@ -26,7 +27,7 @@ from appliance.cache.lexicon_phrases import (
 from appliance.cache.lexicon_quantities import LOOSE
 from appliance.cache.lexicon_reading import Reading, stripped
 
-__all__ = ["GATES", "Difference", "Verdict", "difference", "judge", "stripped"]
+__all__ = ["GATES", "Verdict", "judge", "stripped"]
 
 # Chosen on 6,000 of the labelled question pairs: with all gates 17 % of those labelled the same are vetoed and 56 % of the others.
 # The weight of content words without a counterpart, the smaller of both sides' ...
@@ -59,17 +60,7 @@ class Verdict:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """The content words of each question that have no counterpart in the other, in their order, and the share of content they have in common."""
-
-    only_asked: tuple[str, ...]
-    only_remembered: tuple[str, ...]
-    common_share: float
-
-
-
-def _quoted_list(words) -> str:
+def _quoted_list(words: Iterable[str]) -> str:
     return ", ".join(f"'{w[:40]}'" for w in list(words)[:4])
 
 
@@ -478,11 +469,3 @@ def judge(asked: str, remembered: str) -> list[Verdict]:
     """The verdict of every gate on two questions, in the order of `GATES`. The order of the questions plays no part; no text raises."""
     pair = Pair(asked, remembered)
     return [Verdict(name, not (reason := gate(pair)), reason) for name, gate in GATES.items()]
-
-
-def difference(asked: str, remembered: str) -> Difference:
-    """What differs once padding, spelling, synonyms and typing slips are taken off."""
-    pair = Pair(asked, remembered)
-    left_a, left_b, common = pair.unexplained()
-    total = 2 * common + sum(map(pair.weight, left_a + left_b))
-    return Difference(tuple(left_a), tuple(left_b), 2 * common / total if total else 1.0)

@@ -380,6 +380,8 @@ class Cache:
         self._kept, self._shrunk = 0, now
         gone = self._answers.do(lambda db: answers.expire(db, now) + answers.evict(db, options.entries, options.size_bytes, now), WRITE_WAIT_S)
         self._forget(gone)
+        if gone:
+            self._answers.vacuum()
 
     def _forget(self, gone: list[tuple[int, bytes]]) -> None:
         for number, partition in gone:

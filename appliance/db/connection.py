@@ -194,8 +194,11 @@ def vacuum(db: Database, pages: int) -> int:
     May be part of a transaction; the file gets smaller at the next checkpoint.
     """
     db.execute("PRAGMA optimize")
-    db.execute(f"PRAGMA incremental_vacuum({int(pages)})").fetchall()  # one step a row
-    return db.execute("PRAGMA freelist_count").fetchone()[0]
+    unused = int(db.execute("PRAGMA freelist_count").fetchone()[0])
+    now = min(pages, unused)
+    for _ in range(now):  # the driver takes one step of a statement without rows, and that is one page
+        db.execute("PRAGMA incremental_vacuum(1)")
+    return unused - now
 
 
 @contextmanager

@@ -183,6 +183,21 @@ def test_bytes_are_limited_too(box):
     assert one.cache.stats()["bytes"] <= 30_000 and one.cache.stats()["answers"] >= 3
 
 
+def test_space_of_what_was_forgotten_is_given_back(box):
+    one = box(options=Options(ttl_s=60))
+    for number in range(30):
+        one.keep(f"question number {number}", "x" * 9000)
+    wait_until(lambda: one.cache.stats()["answers"] == 30)
+    one.time += 61
+    one.cache.tick()
+
+    def unused() -> int:
+        with one.cache._read_answers.reading() as db:
+            return db.execute("PRAGMA freelist_count").fetchone()[0]
+
+    wait_until(lambda: one.cache.stats()["answers"] == unused() == 0, what="the pages")
+
+
 def test_answers_expire(box):
     one = box(options=Options(ttl_s=60))
     one.keep(QUESTION)

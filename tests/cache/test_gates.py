@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from appliance.cache.gates import GATES, difference, judge, stripped
+from appliance.cache.gates import GATES, judge, stripped
 from appliance.cache.lexicon import LANGUAGES
 
 # gate, one question, another that must not share its answer
@@ -179,13 +179,6 @@ def test_every_gate_speaks_in_a_fixed_order_and_only_a_veto_has_a_reason():
 ])
 def test_padding_is_taken_off_and_never_the_question_itself(text, left):
     assert stripped(text) == left
-
-
-def test_the_difference_names_what_is_only_on_one_side():
-    found = difference("Please, how do I boil eggs?", "How can I boil potatoes?")
-    assert (found.only_asked, found.only_remembered) == (("eggs",), ("potatoes",))
-    assert 0 < found.common_share < 1
-    assert difference("Hello, how do I boil eggs?", "how do I boil eggs").common_share == 1
 
 
 @pytest.mark.parametrize("code", sorted(LANGUAGES, key=str))
