@@ -252,6 +252,9 @@ preflight() {
     if [[ " ${EXTRAS[*]-} " == *" test "* ]] && ! command -v openssl >/dev/null; then
         problem "openssl is missing; the tests make a certificate with it" openssl
     fi
+    if [[ " ${EXTRAS[*]-} " == *" test "* ]] && ! command -v chromium >/dev/null; then
+        problem "there is no chromium; the tests open the pages in it" chromium
+    fi
     check_room "$disk_mb"
     # Asked last, because it takes time without a network, and only if the answer matters.
     if [[ -n $PY && (-z $(llama_wheel) || ! -e $WHEELS_COMPLETE) ]] && ! can_fetch; then

@@ -88,10 +88,11 @@ class Admission:
                 self._learn(place.units)
             self._let_in()
 
-    def position(self, place: Place) -> int:
-        """How many would be let in before this one; 0 is next or already in."""
+    def outlook(self, place: Place) -> tuple[int, float]:
+        """(how many would be let in before this one, about how many seconds it will wait)."""
         with self._lock:
-            return sum(1 for p in self._waiting if self._rank(p) < self._rank(place)) if place in self._waiting else 0
+            before = [p for p in self._waiting if self._rank(p) < self._rank(place)] if place in self._waiting else []
+            return len(before), min(RETRY_LIMIT_S, (sum(p.units for p in before) + place.units) * self._unit_s)
 
     def expected_wait_s(self) -> float:
         """Seconds a request arriving now would wait, from what was seen lately."""

@@ -211,7 +211,7 @@ class Pipeline:
             yield from self._wait_ready(engine.supervisor, deadline)
             while not place.granted.wait(TICK_S):
                 self._check(deadline)
-                yield Waiting()
+                yield Waiting(*engine.admission.outlook(place))
             self._metrics.queue_wait(request.model, self._clock() - began)
             yield from self._generate(engine, request, place, deadline, began)
         finally:

@@ -177,7 +177,13 @@ Event = Delta | Finished | Failed | Recalled
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Nothing to send yet; the caller may send a keep-alive and look whether its client is still there."""
+    """Nothing to send yet; the caller may send a keep-alive and look whether its client is still there.
+
+    ahead: how many requests are before it in line, None when it is not in line. wait_s: about how long it will stand there.
+    """
+
+    ahead: int | None = None
+    wait_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 UNIT = Path(__file__).parent / "unit"
 PATIENCE_S = 3.0
+BROWSERS_OWN = "asyncio_"
+"""Threads that Playwright keeps for as long as it drives a browser."""
 SETTING_NAMES = frozenset(setting.env for setting in SETTINGS)
 
 hypothesis.settings.register_profile("appliance", deadline=None, max_examples=60, derandomize=True, database=None)
@@ -88,7 +90,7 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     children = _children()
     sockets = _sockets()
     yield
-    left = _settled(lambda: set(threading.enumerate()) - threads)
+    left = _settled(lambda: {thread for thread in set(threading.enumerate()) - threads if not thread.name.startswith(BROWSERS_OWN)})
     assert not left, f"threads left behind: {sorted(thread.name for thread in left)}"
     pids = _settled(lambda: _children() - children)
     assert not pids, f"child processes left behind: {sorted(pids)}"

@@ -16,6 +16,7 @@ from appliance.http import (
     openai_models,
     openai_tokens,
     openapi,
+    pages,
     rerank,
 )
 from appliance.http.contract import Services, is_public
@@ -23,7 +24,7 @@ from appliance.http.request_log import Story, request_id
 
 GENERATING = (openai_chat, openai_completions)
 ENCODING = (openai_embeddings, rerank, classify)
-FAMILIES = (openai_models, *GENERATING, *ENCODING, openai_tokens, cache_api, health, openapi)
+FAMILIES = (openai_models, *GENERATING, *ENCODING, openai_tokens, cache_api, health, openapi, pages)
 
 
 def create_app(services: Services) -> Flask:

@@ -18,7 +18,6 @@ from appliance.types import Delta, Event, Finished, Waiting
 
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 MIMETYPE = "text/event-stream"
-KEEP_ALIVE = b": keep-alive\n\n"
 KEEP_ALIVE_S = 1.0
 DONE = b"data: [DONE]\n\n"
 
@@ -42,6 +41,13 @@ class Shape(Protocol):
 def data(value: dict) -> bytes:
     """One event."""
     return b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"
+
+
+def keep_alive(event: Event | Waiting) -> bytes:
+    """A comment, which clients of the API pass over; a page shows it."""
+    if isinstance(event, Waiting) and event.ahead is not None:
+        return f": in line, {event.ahead} before this one, about {max(1, round(event.wait_s))} s\n\n".encode()
+    return b": keep-alive\n\n"
 
 
 def body(
@@ -69,7 +75,7 @@ def body(
             if not chunk:
                 if now - written < KEEP_ALIVE_S:
                     continue
-                chunk = KEEP_ALIVE
+                chunk = keep_alive(event)
             written = now
             yield chunk
         story.stream_open = False

@@ -63,7 +63,7 @@ def test_who_left_makes_room_for_who_came_first():
 def test_interactive_work_goes_before_batch_work():
     admission, inside = filled()
     batch, person = admission.enter("a", "batch"), admission.enter("a")
-    assert admission.position(person) == 0 and admission.position(batch) == 1
+    assert admission.outlook(person)[0] == 0 and admission.outlook(batch)[0] == 1
     admission.leave(inside[0])
     assert granted([batch, person]) == [False, True]
 
@@ -96,7 +96,7 @@ def test_leaving_the_queue_or_leaving_twice_is_harmless():
         admission.leave(waiting)
         admission.leave(inside[0])
     assert (admission.running, admission.waiting) == (2, 0)
-    assert admission.position(waiting) == 0 and not waiting.granted.is_set()
+    assert admission.outlook(waiting)[0] == 0 and not waiting.granted.is_set()
 
 
 def test_retry_after_is_learned_from_how_fast_the_line_moves():
@@ -167,7 +167,7 @@ def test_it_may_be_used_and_looked_at_by_many_threads():
             for _ in range(100):
                 place = admission.enter(threading.current_thread().name)
                 assert place.granted.wait(10)
-                admission.running, admission.waiting, admission.position(place)
+                admission.running, admission.waiting, admission.outlook(place)[0]
                 admission.leave(place)
         except Exception as error:
             problems.append(error)

@@ -1,0 +1,52 @@
+"""The pages: HTML, style sheets and scripts from the folder `web`. Nothing is loaded from another host, and no script stands in a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flask import Blueprint, Response, render_template, send_from_directory
+
+from appliance.http.contract import Services, public
+
+POLICY = "; ".join(
+    (
+        "default-src 'none'", "script-src 'self'", "style-src 'self'", "img-src 'self' data:", "connect-src 'self'",
+        "form-action 'self'", "base-uri 'none'", "frame-ancestors 'none'",
+    )
+)  # fmt: skip
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",  # asked for again each time, by its ETag: after an upgrade page and script belong together
+}
+
+
+def web_folder() -> Path:
+    """Templates and static files: inside the package in a wheel, beside it in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / "web"
+    return inside if inside.is_dir() else package.parent / "web"
+
+
+def blueprint(services: Services) -> Blueprint:
+    """The routes of this file."""
+    folder = web_folder()
+    routes = Blueprint("pages", __name__, template_folder=str(folder / "templates"))
+
+    @routes.after_request
+    def guard(response: Response) -> Response:
+        response.headers.update(HEADERS)
+        return response
+
+    @routes.get("/")
+    @public
+    def chat() -> str:
+        return render_template("chat.html")
+
+    @routes.get("/static/<path:name>")
+    @public
+    def static(name: str) -> Response:
+        return send_from_directory(folder / "static", name)
+
+    return routes
