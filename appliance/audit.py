@@ -10,6 +10,7 @@ import random
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,7 +22,7 @@ from appliance.cache.reviewed import RIGHT, WRONG, Verdict
 from appliance.cache.service import Cache
 from appliance.errors import ApplianceError
 from appliance.recall import Given, suspect
-from appliance.types import CacheWish, Delta, GenerationRequest
+from appliance.types import CacheWish, Delta, Finished, GenerationRequest
 
 JUDGE = "answered again"
 ALWAYS = 20
@@ -96,17 +97,8 @@ class Audit:
     def _again(self, request: GenerationRequest) -> str | None:
         """A new answer; None when somebody else wanted the engine before it was complete."""
         again = replace(request, id=f"{request.id}-again", priority="batch", principal="audit", cache=CacheWish(look=False, store=False))
-        events = self._generate(again)
-        parts: list[str] = []
-        try:
-            for event in events:
-                if self._over.is_set() or not self._idle(1):
-                    return None
-                if isinstance(event, Delta):
-                    parts.append(event.text)
-            return "".join(parts)
-        finally:
-            events.close()  # type: ignore[attr-defined]
+        found = again_in_peace(self._generate(again), lambda: self._over.is_set() or not self._idle(1))
+        return None if found is None else found[0]
 
     def compare(self, hit: Hit, answer: str) -> str:
         """right, wrong, or '' where nobody could say."""
@@ -120,6 +112,21 @@ class Audit:
             return WRONG
         objections = [verdict for verdict in gates.judge(hit.answer, answer) if not verdict.passed and verdict.gate in TELLING]
         return RIGHT if cosine >= ALIKE and not objections else ""
+
+
+def again_in_peace(events: Generation, wanted: Callable[[], bool]) -> tuple[str, Finished] | None:
+    """(the answer, how it ended); None when the engine was wanted for something else before it was complete. Raises what the
+    generation raises."""
+    parts: list[str] = []
+    with closing(events):  # type: ignore[type-var]
+        for event in events:
+            if wanted():
+                return None
+            if isinstance(event, Delta):
+                parts.append(event.text)
+            if isinstance(event, Finished):
+                return "".join(parts), event
+    return None
 
 
 def _plain(text: str) -> str:

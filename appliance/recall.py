@@ -10,7 +10,9 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from appliance.cache.answers import NewAnswer
+import numpy as np
+
+from appliance.cache.answers import NewAnswer, Remembered
 from appliance.cache.flight import Flights, Generation
 from appliance.cache.identity import Identity, identify
 from appliance.cache.lookup import Hit, Look
@@ -20,7 +22,19 @@ from appliance.cache.service import Cache
 from appliance.clock import Clock, monotonic, utc_date
 from appliance.errors import NotRemembered
 from appliance.metrics import Metrics
-from appliance.types import Delta, Event, Finished, GenerationRequest, Recalled, Usage, Waiting
+from appliance.types import (
+    CacheWish,
+    ChatPrompt,
+    Delta,
+    Event,
+    Finished,
+    GenerationRequest,
+    Recalled,
+    Sampling,
+    TextPrompt,
+    Usage,
+    Waiting,
+)
 
 MOST_GIVEN = 10_000
 """Hits that can still be judged."""
@@ -92,10 +106,11 @@ class Recall:
         finally:
             seat.close()
 
-    def identity(self, request: GenerationRequest) -> Identity | None:
-        """What the request must share with another, None where it cannot share anything."""
+    def identity(self, request: GenerationRequest, namespace: str | None = None) -> Identity | None:
+        """What the request must share with another, None where it cannot share anything. namespace: another than the caller's."""
         digest = self._digest_of(request.model)
-        namespace = namespace_of(request, self._shares)
+        if namespace is None:
+            namespace = namespace_of(request, self._shares)
         return identify(request, namespace=namespace, model=digest, epoch=self._epoch) if digest else None
 
     def _why_none(self, request: GenerationRequest) -> str:
@@ -146,24 +161,48 @@ class Recall:
             for event in events:
                 if isinstance(event, Delta):
                     parts.append(event.text)
-                if isinstance(event, Finished) and event.reason == "stop" and may.store:
-                    new = NewAnswer(
-                        identity=who,
-                        model_name=request.model,
-                        request=_as_json(request),
-                        answer="".join(parts),
-                        prompt_tokens=event.usage.prompt_tokens,
-                        completion_tokens=event.usage.completion_tokens,
-                        cost_s=self._clock() - began,
-                        ttl_s=request.cache.ttl_s,
-                        tags=request.cache.tags,
-                    )
-                    self.cache.keep(new, look.vector, permit(request, who.question).similar)
+                if isinstance(event, Finished) and may.store:
+                    self.remember(request, who, "".join(parts), event, self._clock() - began, look.vector)
                 yield event
+
+    def remember(
+        self, request: GenerationRequest, who: Identity, answer: str, end: Finished, cost_s: float = 0.0, vector: np.ndarray | None = None
+    ) -> None:
+        """Keep an answer, unless it was cut off. cost_s: what it took. vector: of the question, where it is known."""
+        if end.reason != "stop":
+            return
+        new = NewAnswer(
+            identity=who,
+            model_name=request.model,
+            request=_as_json(request),
+            answer=answer,
+            prompt_tokens=end.usage.prompt_tokens,
+            completion_tokens=end.usage.completion_tokens,
+            cost_s=cost_s,
+            ttl_s=request.cache.ttl_s,
+            tags=request.cache.tags,
+        )
+        self.cache.keep(new, vector, permit(request, who.question).similar)
 
     def _told(self, request: GenerationRequest, recalled: Recalled) -> Recalled:
         self._metrics.count("appliance_cache_lookups_total", model=request.model, outcome=recalled.outcome, tier=recalled.tier)
         return recalled
+
+
+def asked_again(old: Remembered, kept: Mapping[str, Any], model: str, wish: CacheWish) -> GenerationRequest:
+    """The request that an answer was given to, as work for idle time. kept: what `_as_json` wrote."""
+    prompt = kept["prompt"]
+    sampling = kept["sampling"] | {"logit_bias": tuple(map(tuple, kept["sampling"]["logit_bias"]))}
+    return GenerationRequest(
+        id=f"answer-{old.id}-again",
+        model=model,
+        prompts=(ChatPrompt(tuple(prompt["messages"])) if "messages" in prompt else TextPrompt(prompt["text"]),),
+        sampling=Sampling(**sampling),
+        stop=tuple(kept["stop"]),
+        priority="batch",
+        principal="renewal",
+        cache=replace(wish, tags=tuple(json.loads(old.tags))),
+    )
 
 
 def suspect(hit: Hit) -> int | None:

@@ -33,6 +33,7 @@ from appliance.meaning import CALIBRATION, Encoders
 from appliance.metrics import Gauge, Metrics
 from appliance.pipeline import Engine, Pipeline
 from appliance.recall import Recall
+from appliance.renewal import Renewal
 
 AUDIT_EVERY_S = 5.0
 ENCODER_REQUESTS = 64
@@ -74,11 +75,13 @@ class Services:
         self.pipeline = Pipeline(engines, self.metrics, timeout_s=config.request_timeout_s, recall=recall)
         self._janitor = Janitor([self._tell_cache_of_models, self.cache.tick] if self.cache else [])
         self._models_told: list[str] = []
-        self._audit = None
+        self._audit = self._renewal = None
         if self.cache and recall:
             self._audit = Audit(self.cache, self.cache.meaning, self.pipeline.generate, self._idle, time.time, config.cache_audit / 100)
             recall.noticed = self._audit.note
-        self._auditor = Janitor([self._audit.tick] if self._audit else [], every_s=AUDIT_EVERY_S, name="auditor")
+            self._renewal = Renewal(self.cache, recall, self.pipeline.generate, self._idle, self._served)
+        idly = [self._audit, self._renewal] if self._audit and self._renewal else []
+        self._auditor = Janitor([work.tick for work in idly], every_s=AUDIT_EVERY_S, name="auditor")
         self.metrics.add_source(self._gauges)
 
     def _cores(self, asked: list[str], tasks: dict[str, str]) -> dict[str, places.ChildPlacement]:
@@ -186,6 +189,11 @@ class Services:
         lines = [engine.admission for engine in self.pipeline.engines.values() if engine.task == "generate"]
         return not self.pipeline.draining and sum(line.waiting + line.running for line in lines) <= answers
 
+    def _served(self, name: str) -> str:
+        """The model that took the place of one that is or was served."""
+        names = [one for one, engine in self.pipeline.engines.items() if engine.papers == "generate"]
+        return name if name in names else next(iter(names), "")
+
     def _open_cache(self) -> None:
         """A cache that cannot be opened costs time, not the service."""
         if self.cache is None:
@@ -232,8 +240,9 @@ class Services:
 
     def stop(self) -> None:
         """End every engine, then close the files."""
-        if self._audit:
-            self._audit.stop()
+        for work in (self._audit, self._renewal):
+            if work:
+                work.stop()
         self._auditor.stop()
         self._janitor.stop()
         for supervisor in reversed(self.supervisors):

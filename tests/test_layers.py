@@ -20,7 +20,7 @@ LAYERS = [
     {"config", "logs", "metrics", "systemd", "storage"},
     {"db", "manifest", "integrity", "gguf_header", "catalog", "trials", "forms", "intake", "engine", "cache"},
     {"auth", "routing", "admission", "recall"},
-    {"pipeline", "meaning", "audit"},
+    {"pipeline", "meaning", "audit", "renewal"},
     {"http"},
     {"services", "factory"},
     {"server", "cli"},

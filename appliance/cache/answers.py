@@ -45,6 +45,10 @@ SCHEMA = Schema(
             CREATE INDEX answers_expires ON answers (expires) WHERE expires IS NOT NULL;
             """,
         ),
+        Migration(
+            "what was useful of models that are gone",
+            "CREATE INDEX answers_outdated ON answers (hits * cost_s) WHERE state = 'quarantined' AND hits > 0;",
+        ),
     ),
 )
 COLUMNS = "id, partition, namespace, model, model_name, question, answer, prompt_tokens, completion_tokens, cost_s, created, expires, hits, tags, state"
@@ -185,6 +189,18 @@ def used(db: Database, number: int, now: float) -> None:
 def set_state(db: Database, numbers: Iterable[int], state: str) -> None:
     """live, quarantined or suspect."""
     db.conn.executemany("UPDATE answers SET state = ? WHERE id = ?", [(state, number) for number in numbers])
+
+
+def outdated(db: Database) -> Remembered | None:
+    """The answer of a model that is not served any more that saved the most."""
+    sql = f"SELECT {COLUMNS} FROM answers WHERE state = '{QUARANTINED}' AND hits > 0 ORDER BY hits * cost_s DESC LIMIT 1"
+    row = db.execute(sql).fetchone()
+    return Remembered(*row) if row else None
+
+
+def was_renewed(db: Database, number: int) -> None:
+    """Its question is not asked again; from now on nobody has used it."""
+    db.execute("UPDATE answers SET hits = 0 WHERE id = ?", [number])
 
 
 def quarantine_others(db: Database, models: Sequence[str]) -> int:

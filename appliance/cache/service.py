@@ -399,6 +399,21 @@ class Cache:
         if count:
             self._log("info", f"{count} remembered answers are of models that are not served now; they are kept aside.")
 
+    def outdated(self) -> answers.Remembered | None:
+        """The most useful answer of a model that is not served any more, None where there is none, or nothing can be read."""
+        with self._read_answers.reading() as db:
+            return answers.outdated(db)
+
+    def request_of(self, old: answers.Remembered) -> dict[str, Any]:
+        """What it was given to."""
+        assert old.id is not None
+        with self._read_answers.reading() as db:
+            return answers.request_of(db, old.id) or {}
+
+    def was_renewed(self, old: answers.Remembered) -> None:
+        """Do not find it `outdated` again. Raises StorageFailed."""
+        self._answers.do(lambda db: answers.was_renewed(db, old.id or 0), WRITE_WAIT_S)
+
     def _save_sometimes(self) -> None:
         """When a twentieth is new: a start without it reads the rows, and writing hundreds of megabytes wears a card out."""
         if self._filled_to is not None and self._filled_to - self._saved_to >= max(SAVE_AFTER, len(self._index) // 20):
