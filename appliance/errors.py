@@ -13,6 +13,7 @@
     |- AuthenticationFailed       401  invalid_api_key
     |- PermissionDenied           403  permission_denied
     |- QueueFull                  429  queue_full              Retry-After
+    |- TooManyTries               429  too_many_tries          Retry-After
     |- Unavailable                503  unavailable             Retry-After, exit 69
     |  |- ModelLoading            503  model_loading
     |  |- ModelFailed             503  model_failed
@@ -148,6 +149,12 @@ class QueueFull(ApplianceError):
     """The waiting room is full; refused at once with a computed Retry-After."""
 
     status, type, code, exit_code = 429, "rate_limit_error", "queue_full", 75
+
+
+class TooManyTries(ApplianceError):
+    """Passwords were guessed; the next one is not looked at before Retry-After."""
+
+    status, type, code, exit_code = 429, "rate_limit_error", "too_many_tries", 75
 
 
 class Unavailable(ApplianceError):

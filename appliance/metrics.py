@@ -100,6 +100,20 @@ class Metrics:
         with self._lock:
             return sum(self._counters[name].values()) if name in self._counters else 0.0
 
+    def by_label(self, name: str, label: str) -> dict[str, float]:
+        """A counter's sums by the values of one label."""
+        found: dict[str, float] = defaultdict(float)
+        with self._lock:
+            for labels, value in self._counters.get(name, {}).items():
+                found[dict(labels).get(label, "")] += value
+        return dict(found)
+
+    def observed(self, name: str) -> tuple[float, float]:
+        """(how many values a histogram has, their sum)."""
+        with self._lock:
+            rows = list(self._histograms.get(name, {}).values())
+        return sum(sum(row[:-1]) for row in rows), sum(row[-1] for row in rows)
+
     def render(self) -> str:
         """Everything, as the scrape's body."""
         lines: list[str] = []

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import psutil
 
 from appliance import catalog, trials
+from appliance.access.service import Access
 from appliance.admission import Admission
 from appliance.audit import Audit
 from appliance.auth import Auth
@@ -27,6 +28,7 @@ from appliance.engine.topology import observed_placement, read_topology
 from appliance.engine.worker import WorkerSettings
 from appliance.errors import ApplianceError, ConfigError
 from appliance.forms import Form
+from appliance.history import History
 from appliance.integrity import HashCache
 from appliance.logs import configure, log
 from appliance.meaning import CALIBRATION, Encoders
@@ -73,7 +75,9 @@ class Services:
             epoch=config.cache_epoch,
         )
         self.pipeline = Pipeline(engines, self.metrics, timeout_s=config.request_timeout_s, recall=recall)
-        self._janitor = Janitor([self._tell_cache_of_models, self.cache.tick] if self.cache else [])
+        self.history = History(self.metrics)
+        self.access = Access(data_dir(config), log)
+        self._janitor = Janitor([self._tell_cache_of_models, self._tick_cache, self.history.tick, self.access.tick])
         self._models_told: list[str] = []
         self._audit = self._renewal = None
         if self.cache and recall:
@@ -167,6 +171,8 @@ class Services:
         for note in self.placement.notes:
             log("info", note)
         self._open_cache()
+        self._open_access()
+        self._janitor.start()
         for supervisor in self.asked_for:
             supervisor.start()
         for name, engine in self.pipeline.engines.items():
@@ -204,8 +210,21 @@ class Services:
             self.cache = self.pipeline.recall = None
             log("error", f"No answer is remembered: {error}")
             return
-        self._janitor.start()
         self._auditor.start()
+
+    def _tick_cache(self) -> None:
+        if self.cache:
+            self.cache.tick()
+
+    def _open_access(self) -> None:
+        """Without it nobody can sign in; answers are given all the same."""
+        try:
+            self.access.open()
+        except (ApplianceError, OSError) as error:
+            log("error", f"Nobody can sign in to the admin pages: {error}")
+            return
+        if self.access.code:
+            log("info", f"To make the first administrator open /admin/first?code={self.access.code} in a browser.")
 
     def reload(self) -> None:
         """Take over what can change while running. An invalid configuration is told and the old one kept."""
@@ -249,6 +268,7 @@ class Services:
             supervisor.stop()
         if self.cache:
             self.cache.close()
+        self.access.close()
 
     # -- gauges ------------------------------------------------------------------------------------------------
 

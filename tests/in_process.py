@@ -16,6 +16,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from fakes import Words
 from flask.testing import FlaskClient
 
+from appliance.access.service import Access
 from appliance.admission import Admission
 from appliance.auth import Auth
 from appliance.cache.lookup import Options
@@ -33,6 +34,7 @@ from appliance.engine.loop import Loop
 from appliance.engine.messages import Booting, Ready, Refused
 from appliance.engine.supervisor import Supervisor
 from appliance.errors import ModelFileError
+from appliance.history import History
 from appliance.http.create_app import create_app
 from appliance.metrics import Metrics
 from appliance.pipeline import Engine, Pipeline
@@ -113,14 +115,18 @@ class Service:
         refuse: str = "",
         remember: Path | None = None,
         meaning: Any = None,
+        people: bool = False,
         **settings: Any,
     ) -> None:
-        """remember: the folder of a cache; meaning: what judges questions for it."""
+        """remember: the folder of a cache; meaning: what judges questions for it; people: somebody may sign in."""
         values = {s.name: s.default for s in SETTINGS} | settings
         self.config = Config(values)
         self.auth = Auth.from_config(self.config)
         self.metrics = Metrics()
         self.started_unix = 1_700_000_000
+        self.access, self.history = Access(Path(self.config.data_dir or os.environ["APPLIANCE_DATA_DIR"]), lambda level, words: None), History(self.metrics)
+        if people:
+            self.access.open()
         self.gate = threading.Event()
         self.children: list[ThreadChild] = []
         if loaded:
@@ -176,6 +182,7 @@ class Service:
             engine.supervisor.stop()
         if self.cache:
             self.cache.close()
+        self.access.close()
 
 
 class Threaded(socketserver.ThreadingMixIn, WSGIServer):

@@ -17,9 +17,9 @@ FILES = {
 }
 LAYERS = [
     {"types", "errors", "clock"},
-    {"config", "logs", "metrics", "systemd", "storage"},
+    {"config", "logs", "metrics", "systemd", "storage", "history"},
     {"db", "manifest", "integrity", "gguf_header", "catalog", "trials", "forms", "intake", "engine", "cache"},
-    {"auth", "routing", "admission", "recall"},
+    {"auth", "access", "routing", "admission", "recall"},
     {"pipeline", "meaning", "audit", "renewal"},
     {"http"},
     {"services", "factory"},

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
+from appliance.access.people import Role
+from appliance.access.service import Access
 from appliance.auth import Auth
 from appliance.config import Config
 from appliance.metrics import Metrics
@@ -21,6 +23,22 @@ class Services(Protocol):
     auth: Auth
     metrics: Metrics
     started_unix: int
+    access: Access
+
+
+def needs(role: Role) -> Callable[[View], View]:
+    """Mark a view of the admin pages: who asks must be signed in with this role, or as an admin."""
+
+    def mark(view: View) -> View:
+        view.role = role  # type: ignore[attr-defined]
+        return view
+
+    return mark
+
+
+def role_of(view: Callable[..., Any] | None) -> Role | None:
+    """The role that the view was marked with."""
+    return getattr(view, "role", None)
 
 
 def public(view: View) -> View:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from flask import Flask, Response, g, request
 
 from appliance.http import (
+    admin_now,
     cache_api,
     classify,
     errors,
@@ -18,13 +19,14 @@ from appliance.http import (
     openapi,
     pages,
     rerank,
+    signing,
 )
-from appliance.http.contract import Services, is_public
+from appliance.http.contract import Services, is_public, role_of
 from appliance.http.request_log import Story, request_id
 
 GENERATING = (openai_chat, openai_completions)
 ENCODING = (openai_embeddings, rerank, classify)
-FAMILIES = (openai_models, *GENERATING, *ENCODING, openai_tokens, cache_api, health, openapi, pages)
+FAMILIES = (openai_models, *GENERATING, *ENCODING, openai_tokens, cache_api, health, openapi, pages, signing, admin_now)
 
 
 def create_app(services: Services) -> Flask:
@@ -44,7 +46,11 @@ def create_app(services: Services) -> Flask:
         open_to_all = is_public(view)
         route = request.url_rule.rule if request.url_rule else "unmatched"
         g.story = Story(request_id(request.headers.get("X-Request-Id")), request.method, route, quiet=open_to_all)
-        if view is not None and not open_to_all:
+        role = role_of(view)
+        if role:
+            g.signed = signing.check(services.access, role)
+            g.story.principal = g.signed.session.person.name
+        elif view is not None and not open_to_all:
             g.story.principal = services.auth.identify(request.headers).name
 
     @app.after_request
@@ -52,6 +58,8 @@ def create_app(services: Services) -> Flask:
         story: Story = g.story
         response.headers["x-request-id"] = story.id
         response.headers["X-Content-Type-Options"] = "nosniff"
+        if g.get("signed") and g.signed.token:
+            signing.set_cookie(response, g.signed.token)
         status, environ = response.status_code, request.environ
         response.call_on_close(lambda: story.finish(status, services.metrics))
         if not story.body_read and linger.is_unread(environ):

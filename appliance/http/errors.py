@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import json
 import math
+from urllib.parse import urlencode
 
-from flask import Flask, Response, current_app, g, request
+from flask import Flask, Response, current_app, g, redirect, request
 from werkzeug.exceptions import HTTPException
 
 from appliance import errors, logs
@@ -35,6 +36,8 @@ def handle(exception: Exception) -> Response:
         headers = [(k, v) for k, v in exception.get_headers() if k.lower() not in ("content-type", "content-length")]
     story = g.get("story")
     error = told(exception, story)
+    if error.code == "not_signed_in" and request.method in ("GET", "HEAD") and not request.path.startswith("/admin/api/"):
+        return redirect(f"/admin/sign-in?{urlencode({'to': request.path})}")  # type: ignore[return-value]
     if story:
         story.error = error.code
     response = Response(json.dumps(error.body()), error.status, headers, mimetype="application/json")

@@ -25,6 +25,7 @@ TOKENS: Schema = {"type": "array", "items": {"type": "integer", "minimum": 0, "m
 STATUSES = {
     "400": "The request cannot be served as it is written; `param` names the field.",
     "401": "No key, or not a valid one.",
+    "403": "Signed in with another role, or asked by a page of another site.",
     "404": "No such model.",
     "413": "The body is larger than max_body_bytes.",
     "415": "The body is not JSON.",
@@ -66,6 +67,7 @@ def document(key_needed: bool) -> Schema:
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "x_api_key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+                "session": {"type": "apiKey", "in": "cookie", "name": "appliance_session"},
             },
         },
     }
@@ -163,6 +165,8 @@ def _paths() -> Schema:
         operation = _operation(f"cache_{name}", text, _ref(f"Cache{name.title()}Answer"), posting, f"Cache{name.title()}Request")
         paths[f"/v1/cache/{name}"] = {"post": operation}
     paths["/v1/cache/stats"] = {"get": _operation("cache_stats", "Numbers of the cache.", _json({"type": "object"}), ("401", "503"))}
+    now = _operation("admin_now", "How the box is doing; the admin page shows it.", _json({"type": "object"}), ("401", "403"), security=[{"session": []}])
+    paths["/admin/api/now"] = {"get": now}
     paths["/readyz"] = {
         "get": _operation("readyz", "Is a model ready, and does it move?", _ref("Readiness"), ("503",), security=[])
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from flask import Blueprint, Response, render_template, send_from_directory
@@ -29,15 +30,25 @@ def web_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "web"
 
 
-def blueprint(services: Services) -> Blueprint:
-    """The routes of this file."""
-    folder = web_folder()
-    routes = Blueprint("pages", __name__, template_folder=str(folder / "templates"))
+def guarded(routes: Blueprint) -> Blueprint:
+    """The same blueprint, whose responses carry HEADERS."""
 
     @routes.after_request
     def guard(response: Response) -> Response:
         response.headers.update(HEADERS)
         return response
+
+    return routes
+
+
+def blueprint(services: Services) -> Blueprint:
+    """The routes of this file."""
+    folder = web_folder()
+    routes = guarded(Blueprint("pages", __name__, template_folder=str(folder / "templates")))
+
+    @routes.app_template_filter("clock")
+    def clock(at: float) -> str:
+        return time.strftime("%H:%M", time.gmtime(at))
 
     @routes.get("/")
     @public

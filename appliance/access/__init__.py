@@ -1,0 +1,1 @@
+"""Who the people are that run the box, and what they may do."""

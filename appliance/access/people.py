@@ -1,0 +1,145 @@
+"""Rows of access.db: people with roles, and their sessions. Precious: a row is on the disk when its call returns."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+from sqlite_utils import Database
+
+from appliance.db.migrations import Migration, Schema
+from appliance.errors import InvalidRequest, NotFound
+
+Role = Literal["admin", "reviewer", "user", "metrics"]
+ROLES: tuple[Role, ...] = ("admin", "reviewer", "user", "metrics")
+"""admin may do everything; reviewer reads and reviews answers; user asks; metrics reads /metrics."""
+LONGEST_NAME = 64
+
+SCHEMA = Schema(
+    "access",
+    (
+        Migration(
+            "people",
+            """
+            CREATE TABLE people (
+                id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE COLLATE NOCASE, role TEXT NOT NULL, password TEXT NOT NULL,
+                created REAL NOT NULL, changed REAL NOT NULL
+            );
+            CREATE TABLE sessions (
+                digest BLOB PRIMARY KEY, before BLOB, person_id INTEGER NOT NULL REFERENCES people (id) ON DELETE CASCADE, began REAL NOT NULL,
+                renewed REAL NOT NULL, used REAL NOT NULL, address TEXT NOT NULL, agent TEXT NOT NULL
+            );
+            CREATE INDEX sessions_before ON sessions (before) WHERE before IS NOT NULL;
+            CREATE INDEX sessions_person ON sessions (person_id);
+            """,
+        ),
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Somebody who may sign in. Times are Unix seconds."""
+
+    id: int
+    name: str
+    role: Role
+    password: str
+    created: float
+    changed: float
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """From a sign-in to a sign-out. digest: of its token. began, renewed (when it got that token), used: Unix seconds. address, agent: what
+    the browser was seen as."""
+
+    digest: bytes
+    person: Person
+    began: float
+    renewed: float
+    used: float
+    address: str
+    agent: str
+
+
+def digest_of(token: str) -> bytes:
+    """What is stored in a token's place: tokens are long and random, so a plain hash cannot be guessed back."""
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+
+
+def checked_name(name: str) -> str:
+    """The name without blanks around it. Raises InvalidRequest."""
+    found = name.strip()
+    if not found or len(found) > LONGEST_NAME or not found.isprintable():
+        raise InvalidRequest(f"A person's name has 1 to {LONGEST_NAME} printable characters.", param="name")
+    return found
+
+
+def count(db: Database) -> int:
+    """How many people there are."""
+    return int(db.execute("SELECT count(*) FROM people").fetchone()[0])
+
+
+def add(db: Database, name: str, role: Role, password_hash: str, now: float) -> int:
+    """Insert; the new number. Raises InvalidRequest when there is a person of that name, in whatever case."""
+    if find(db, name):
+        raise InvalidRequest(f"There is a person named {name!r} already.", param="name", remedy="Choose another name.")
+    sql = "INSERT INTO people (name, role, password, created, changed) VALUES (?, ?, ?, ?, ?) RETURNING id"
+    return int(db.execute(sql, [name, role, password_hash, now, now]).fetchone()[0])
+
+
+def find(db: Database, name: str) -> Person | None:
+    """By name, in whatever case."""
+    row = db.execute("SELECT id, name, role, password, created, changed FROM people WHERE name = ?", [name]).fetchone()
+    return Person(*row) if row else None
+
+
+def everybody(db: Database) -> list[Person]:
+    """All people by name."""
+    return [Person(*row) for row in db.execute("SELECT id, name, role, password, created, changed FROM people ORDER BY name")]
+
+
+def set_password(db: Database, number: int, password_hash: str, now: float) -> None:
+    """Another password; all sessions of the person end. Raises NotFound."""
+    if not db.execute("UPDATE people SET password = ?, changed = ? WHERE id = ?", [password_hash, now, number]).rowcount:
+        raise NotFound(f"There is no person {number}.")
+    db.execute("DELETE FROM sessions WHERE person_id = ?", [number])
+
+
+def begin(db: Database, session: Session) -> None:
+    """Insert a session."""
+    values = [session.digest, session.person.id, session.began, session.renewed, session.used, session.address[:64], session.agent[:200]]
+    db.execute("INSERT INTO sessions (digest, person_id, began, renewed, used, address, agent) VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+
+
+def session(db: Database, digest: bytes, since: float) -> Session | None:
+    """A session with its person, by the digest of its token, or of the one before if it was renewed after `since`: requests that were
+    sent together arrive with the same token."""
+    sql = (
+        "SELECT s.digest, s.began, s.renewed, s.used, s.address, s.agent, p.id, p.name, p.role, p.password, p.created, p.changed"
+        " FROM sessions s JOIN people p ON p.id = s.person_id WHERE s.digest = ? OR (s.before = ? AND s.renewed > ?)"
+    )
+    row = db.execute(sql, [digest, digest, since]).fetchone()
+    return Session(row[0], Person(*row[6:]), *row[1:6]) if row else None
+
+
+def touch(db: Database, digest: bytes, now: float) -> None:
+    """The session was used."""
+    db.execute("UPDATE sessions SET used = ? WHERE digest = ?", [now, digest])
+
+
+def renew(db: Database, old: bytes, new: bytes, now: float) -> bool:
+    """The session goes on under another token; whether it was still there."""
+    return bool(db.execute("UPDATE sessions SET digest = ?, before = ?, renewed = ?, used = ? WHERE digest = ?", [new, old, now, now, old]).rowcount)
+
+
+def end(db: Database, digest: bytes) -> None:
+    """Sign out."""
+    db.execute("DELETE FROM sessions WHERE digest = ?", [digest])
+
+
+def forget_sessions(db: Database, unused_since: float, begun_before: float) -> int:
+    """Remove what nobody can use any more; how many."""
+    return db.execute("DELETE FROM sessions WHERE used < ? OR began < ?", [unused_since, begun_before]).rowcount

@@ -1,0 +1,119 @@
+"""Signing in and out of the admin pages: forms that work without JavaScript, a cookie, and who may open which page."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from flask import Blueprint, Response, g, redirect, render_template, request
+
+from appliance.access.people import Role
+from appliance.access.service import Access, Signed
+from appliance.errors import ApplianceError, AuthenticationFailed, PermissionDenied
+from appliance.http.contract import Services, needs, public
+from appliance.http.pages import guarded
+
+COOKIE = "appliance_session"
+SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+SIGN_IN, FIRST, HOME = "/admin/sign-in", "/admin/first", "/admin"
+
+
+class NotSignedIn(AuthenticationFailed):
+    """Nobody is signed in; a page sends its reader to the form."""
+
+    code = "not_signed_in"
+
+
+def check(access: Access, role: Role) -> Signed:
+    """Who is signed in. Raises NotSignedIn, PermissionDenied for another role or for a form of another site."""
+    signed = access.signed_in(request.cookies.get(COOKIE, ""))
+    if signed is None:
+        raise NotSignedIn("Nobody is signed in.", remedy=f"Sign in at {SIGN_IN}.")
+    if request.method not in SAFE:
+        own_page()
+    person = signed.session.person
+    if person.role not in (role, "admin"):
+        raise PermissionDenied(f"This needs the role {role}; {person.name} has {person.role}.", remedy="An administrator can change it.")
+    return signed
+
+
+def own_page() -> None:
+    """A cookie goes along with what other sites make a browser send, so a change must come from a page of ours. Raises PermissionDenied.
+
+    Browsers say so in Sec-Fetch-Site; older ones, and all of them without TLS, name the page's origin.
+    """
+    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
+    if site == "same-origin" or (site is None and origin and urlsplit(origin).netloc == request.host):
+        return
+    raise PermissionDenied("This was not sent by a page of this service.", remedy="Open the admin page and do it there.")
+
+
+def set_cookie(response: Response, token: str) -> None:
+    """Strict: no other site's link opens the pages as whoever is signed in."""
+    response.set_cookie(COOKIE, token, httponly=True, secure=request.is_secure, samesite="Strict", path=HOME)
+
+
+def blueprint(services: Services) -> Blueprint:
+    """The routes of this file."""
+    routes = guarded(Blueprint("signing", __name__))
+
+    @routes.get(SIGN_IN)
+    @public
+    def form() -> Response | str:
+        if services.access.code:
+            return redirect(FIRST)  # type: ignore[return-value]
+        return render_template("sign_in.html", to=_inside(request.args.get("to")))
+
+    @routes.post(SIGN_IN)
+    @public
+    def sign_in() -> tuple[str, int] | Response:
+        own_page()
+        to, name = _inside(request.form.get("to")), request.form.get("name", "")
+        try:
+            token, _ = services.access.sign_in(name, request.form.get("password", ""), *_seen())
+        except ApplianceError as error:
+            return render_template("sign_in.html", to=to, name=name, error=error), error.status
+        return _entered(token, to)
+
+    @routes.get(FIRST)
+    @public
+    def first() -> Response | str:
+        if not services.access.code:
+            return redirect(SIGN_IN)  # type: ignore[return-value]
+        return render_template("first.html", code=request.args.get("code", ""))
+
+    @routes.post(FIRST)
+    @public
+    def make_first() -> tuple[str, int] | Response:
+        own_page()
+        given = {field: request.form.get(field, "") for field in ("code", "name", "password")}
+        try:
+            token, _ = services.access.make_first(*given.values(), *_seen())
+        except ApplianceError as error:
+            return render_template("first.html", code=given["code"], name=given["name"], error=error), error.status
+        return _entered(token, HOME)
+
+    @routes.post("/admin/sign-out")
+    @needs("user")
+    def sign_out() -> Response:
+        services.access.sign_out(request.cookies.get(COOKIE, ""))
+        g.signed = None
+        response = redirect(SIGN_IN, 303)
+        response.delete_cookie(COOKIE, path=HOME)
+        return response  # type: ignore[return-value]
+
+    return routes
+
+
+def _entered(token: str, to: str) -> Response:
+    response = redirect(to, 303)
+    set_cookie(response, token)  # type: ignore[arg-type]
+    return response  # type: ignore[return-value]
+
+
+def _seen() -> tuple[str, str]:
+    return request.remote_addr or "", request.headers.get("User-Agent", "")
+
+
+def _inside(to: str | None) -> str:
+    """A page of ours to go on to; anything else is the first one."""
+    return to if to and to.startswith(HOME) and not urlsplit(to).netloc and "\\" not in to else HOME
