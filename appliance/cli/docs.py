@@ -24,7 +24,7 @@ WIDTH = 98
 STALE, UNREADABLE = 65, 66
 EXIT_CODES = {
     0: "done",
-    64: "wrong usage: an unknown flag or command, no model named, or a name that cannot be taken",
+    64: "wrong usage: an unknown flag or command, or a name that cannot be taken",
     65: "the model file is damaged, of another kind or not supported, or the model does not reach its limits",
     66: "there is no file at the path given",
     69: "no model could be kept running, a model hub or a teacher does not answer, or a library is not installed",

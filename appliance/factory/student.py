@@ -109,6 +109,11 @@ class Student(nn.Module):
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
 
+    def drop(self, share: float) -> None:
+        """Train with this dropout from now on."""
+        for block in self.blocks:
+            block.dropout = share
+
     def add_tokens(self, rows: torch.Tensor) -> None:
         """Tokens behind the others, which begin with these vectors [tokens, hidden]."""
         old = self.embedding.weight.detach()

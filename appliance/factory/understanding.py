@@ -1,12 +1,13 @@
-"""The first part of a student's training: to tell questions apart before it learns to write the answers.
+"""A student that answers from a fixed set: to tell questions apart is what it learns, and then to say the answer it means.
 
-A prompt is a quarter as long as prompt and answer together, and which answer is meant is the hard part, so most of the
-steps look at the prompt alone: its last state must name the answer through a head that is thrown away afterwards.
+Which answer is meant is the hard part, so most of the steps look at the prompt alone: its last state must name the answer through a
+head, whose rows are tokens afterwards.
 The words begin where an embedder puts them: "erase" lies near "delete" before the student has seen either.
 """
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import nn
 
-from appliance.factory.student import Recipe, Student, Tell, fit, writing_loss
+from appliance.factory.student import Recipe, Student, Tell, fit
 from appliance.factory.tutor import Lessons
 
 SMOOTHING = 0.05
@@ -28,13 +29,10 @@ SPREAD = 0.04
 
 OWN_SHARE = 0.25
 """Of a batch: questions with their own answers; the others are lessons."""
+MARGIN = 6.0
+"""In logits: so far a name is to come before all words."""
 PLACE_WEIGHT = 4.0
 """A cosine's worth of distance from the tutor's vector, against being wrong about the answer."""
-
-READ_BATCH = 96
-"""Prompts that are read beside each step of writing."""
-SURE = 0.8
-"""A tutor that gives an answer this share of its belief is taken at its word."""
 
 Draw = Callable[[random.Random], tuple[list[int], int]]
 """One example: prompt tokens and the number of its answer."""
@@ -52,43 +50,65 @@ class Reader(nn.Module):
 
     def states(self, prompts: Sequence[list[int]]) -> torch.Tensor:
         """Prompts of different lengths -> what the student makes of each, float32 [batch, hidden]."""
-        lengths = torch.tensor([len(prompt) for prompt in prompts])
-        tokens = nn.utils.rnn.pad_sequence([torch.tensor(prompt) for prompt in prompts], batch_first=True)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            states = self.student.states(tokens)
-        return states[torch.arange(len(prompts)), lengths - 1].float()
+        return _last_states(self.student, prompts)
 
     def forward(self, prompts: Sequence[list[int]]) -> torch.Tensor:
         """Prompts -> scores [batch, answers]."""
         return self.head(self.states(prompts))
 
 
-class Namer(Reader):
-    """A reader whose student has a token for each answer, and says it first: naming the answer is the first step of writing it.
+def _last_states(student: Student, prompts: Sequence[list[int]]) -> torch.Tensor:
+    ends = torch.tensor([len(prompt) - 1 for prompt in prompts])
+    tokens = nn.utils.rnn.pad_sequence([torch.tensor(prompt) for prompt in prompts], batch_first=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        states = student.states(tokens)
+    return states[torch.arange(len(prompts)), ends].float()
 
-    A student that is to write at once forgets how to tell questions apart, because what it writes can be learned by heart; one
-    that names the answer first learns to write from the name.
+
+class Speaker(nn.Module):
+    """A reader's student that says what it has read: it has a token for each answer, whose text is the whole answer, and ends behind it.
+
+    The reader as it was stays beside it as the measure: a student that is trained on the answers alone learns those to the written
+    questions by heart, and no longer tells questions apart.
     """
 
-    def __init__(self, reader: Reader) -> None:
-        """Takes over the reader's student and what it has learned; the reader is not to be used any more."""
-        nn.Module.__init__(self)
-        self.student, self.place = reader.student, reader.place
-        self.first = self.student.shape.vocabulary
-        self.student.add_tokens(reader.head.weight.detach())
+    def __init__(self, reader: Reader, end: int, prompts: Sequence[list[int]], less: tuple[int, float] = (0, 0.0)) -> None:
+        """Takes over the reader's student; the rows of its head become the tokens. end: the token that ends an answer, which no prompt may
+        hold. prompts: many, to see by how much the answers must be raised above the words. less: an answer, and by how much in its logit
+        it is to be given less readily."""
+        super().__init__()
+        self.student, self.end, self.first = reader.student, end, reader.student.shape.vocabulary
+        self.student.drop(0.0)
+        self._before = [copy.deepcopy(reader.student).requires_grad_(False)]  # in a list, so that it is no part of what is trained and kept
+        self._head, (number, by) = reader.head.weight.detach().clone(), less
+        self._less = torch.zeros(len(self._head))
+        self._less[number] = -by
+        self.eval()
+        with torch.no_grad():
+            states = torch.cat([reader.states(prompts[start : start + 100]) for start in range(0, len(prompts), 100)])
+        boost = _boost(states, self._head, self.student.embedding.weight.detach())
+        rows = self._head + boost
+        rows[number] -= by * boost / (states @ boost).mean()
+        self.student.add_tokens(rows)
 
-    def head(self, states: torch.Tensor) -> torch.Tensor:
-        """States -> scores [batch, answers]."""
-        return F.linear(states, self.student.embedding.weight[self.first :])
+    def forward(self, prompts: Sequence[list[int]]) -> torch.Tensor:
+        """Prompts -> scores of the answers [batch, answers]."""
+        return F.linear(_last_states(self.student, prompts), self.student.embedding.weight[self.first :])
 
-    def unnamed(self, prompts: Sequence[list[int]]) -> torch.Tensor:
-        """How far each prompt is from being followed by a name: minus the log of the share that all names have, [prompts]."""
-        scores = F.linear(self.states(prompts), self.student.embedding.weight)
-        return scores.logsumexp(-1) - scores[:, self.first :].logsumexp(-1)
-
-    def name(self, number: int) -> int:
-        """The token of an answer."""
-        return self.first + number
+    def loss(self, prompts: Sequence[list[int]], answers: Sequence[int]) -> torch.Tensor:
+        """How far it is from saying, behind each prompt, what the reader would name, and from ending behind an answer, whichever that is.
+        answers: a number for each prompt."""
+        student, words = self.student, self.student.embedding.weight
+        rows, ends = torch.arange(len(prompts)), torch.tensor([len(prompt) - 1 for prompt in prompts])
+        said = [torch.tensor([*prompt, self.first + number]) for prompt, number in zip(prompts, answers, strict=True)]
+        tokens = nn.utils.rnn.pad_sequence(said, batch_first=True)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            states = student.states(tokens)
+            answered, over = F.linear(states[rows, ends], words), F.linear(states[rows, ends + 1], words)
+            with torch.no_grad():
+                read = F.linear(self._before[0].states(tokens[:, : max(ends) + 1].clamp(max=self.first - 1))[rows, ends], self._head).float() + self._less
+        unlike = F.kl_div(answered.float().log_softmax(-1)[:, self.first :], read.softmax(-1), reduction="batchmean")
+        return unlike + F.cross_entropy(over.float(), torch.full((len(prompts),), self.end))
 
 
 class Marked:
@@ -100,12 +120,10 @@ class Marked:
         self._vectors = torch.from_numpy(lessons.vectors)
         self._answers, self._shares = torch.from_numpy(lessons.answers), torch.from_numpy(lessons.shares)
         self.width = lessons.vectors.shape[1]
-        self._sure = np.flatnonzero(lessons.shares[:, 0] >= SURE)
 
-    def draw(self, rng: random.Random) -> tuple[list[int], int]:
-        """The prompt of a text that the tutor is sure of, and the number of the answer it names."""
-        number = int(self._sure[rng.randrange(len(self._sure))])
-        return self._prompts[number], int(self._answers[number, 0])
+    def prompt(self, rng: random.Random) -> list[int]:
+        """That of one of the texts."""
+        return rng.choice(self._prompts)
 
     def loss(self, reader: Reader, count: int, rng: random.Random) -> torch.Tensor:
         """How far the reader is from the tutor's marks on `count` of the texts, one number each."""
@@ -127,19 +145,30 @@ def understand(reader: Reader, draw: Draw, recipe: Recipe, folder: Path, tell: T
     fit(reader, lambda rng: _reading_loss(reader, draw, recipe.batch, rng, marked), recipe, folder / "understanding.pt", shape, tell)
 
 
-def write(
-    namer: Namer, draw: Draw, whole: Callable[[random.Random], tuple[list[int], list[int]]], recipe: Recipe, folder: Path, tell: Tell,
-    marked: Marked | None = None,
-) -> float:  # fmt: skip
-    """Train in place to write answers behind their names, while reading goes on (READ_BATCH prompts a step); returns the mean loss of
-    the last steps. whole: a prompt, and the name and the tokens of its answer. Resumes from folder/writing.pt. See student.fit for errors."""
+def _boost(states: torch.Tensor, names: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+    """What is added to each name so that behind a prompt a name comes before all words, by some margin; it changes nothing among the names."""
+    boost = torch.zeros(states.shape[1], requires_grad=True)
+    apart = torch.logsumexp(states @ names.T, 1) - torch.logsumexp(states @ words.T, 1)
+    optimiser = torch.optim.LBFGS([boost], max_iter=300, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimiser.zero_grad()
+        found = F.softplus(MARGIN - apart - states @ boost).mean() + 1e-2 * (boost * boost).sum()
+        found.backward()
+        return found
+
+    optimiser.step(closure)
+    return boost.detach()
+
+
+def speak(speaker: Speaker, draw: Callable[[random.Random], list[int]], recipe: Recipe, folder: Path, tell: Tell) -> float:
+    """Train in place; returns the mean loss of the last steps. draw: a prompt. Resumes from folder/speaking.pt. See student.fit for errors."""
+    count = speaker.student.shape.vocabulary - speaker.first
 
     def loss(rng: random.Random) -> torch.Tensor:
-        examples = [whole(rng) for _ in range(recipe.batch)]
-        named = namer.unnamed([prompt for prompt, _ in examples]).mean()
-        return writing_loss(namer.student, examples) + named + _reading_loss(namer, draw, READ_BATCH, rng, marked)
+        return speaker.loss([draw(rng) for _ in range(recipe.batch)], [rng.randrange(count) for _ in range(recipe.batch)])
 
-    return fit(namer, loss, recipe, folder / "writing.pt", asdict(namer.student.shape), tell)
+    return fit(speaker, loss, recipe, folder / "speaking.pt", asdict(speaker.student.shape), tell)
 
 
 def _reading_loss(reader: Reader, draw: Draw, batch: int, rng: random.Random, marked: Marked | None) -> torch.Tensor:

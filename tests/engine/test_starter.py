@@ -14,7 +14,7 @@ import transformers
 from appliance import manifest
 from appliance.catalog import shipped_folder
 from appliance.errors import InvalidRequest
-from appliance.factory import certify, questions, starter, starter_lessons, starter_papers, tutor, understanding, words
+from appliance.factory import certify, questions, starter, starter_lessons, starter_papers, tutor, words
 
 pytestmark = pytest.mark.engine
 EMBEDDER = shipped_folder() / "minilm-l6-int8"
@@ -51,13 +51,12 @@ def weights(tmp_path_factory):
     return folder
 
 
-def test_the_whole_way_gives_files_that_answer_and_a_report(data, weights, tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr(understanding, "READ_BATCH", 16)
+def test_the_whole_way_gives_files_that_answer_and_a_report(data, weights, tmp_path, capfd):
     shape = replace(starter.SHAPE, vocabulary=400, layers=1, ffn=64, context=160)
-    reading = tuple(replace(recipe, steps=steps, batch=16, warmup=5, dropout=0.0) for recipe, steps in zip(starter.READING, (40, 10, 10), strict=True))
-    writing = replace(starter.WRITING, steps=200, batch=16, warmup=5, dropout=0.0, learning_rate=3e-3)
+    reading = tuple(replace(recipe, steps=steps, batch=16, warmup=5, dropout=0.0) for recipe, steps in zip(starter.READING, (40, 10, 10, 10), strict=True))
+    speaking = replace(starter.SPEAKING, steps=60, batch=16, warmup=5, learning_rate=1e-3)
     tutoring = replace(starter_lessons.TUTORING, steps=60, batch=16, warmup=5, learning_rate=1e-2)
-    course = starter.Course(weights, tutoring, 300, reading, writing)
+    course = starter.Course(weights, tutoring, 300, reading, speaking)
     report = starter.make(data, tmp_path / "out", EMBEDDER, shape, course)
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == json.loads(json.dumps(report))
     assert set(report["files"]) == {"starter-f32.gguf", "starter-q8_0.gguf", "starter-q4_0.gguf"}
@@ -71,7 +70,7 @@ def test_the_whole_way_gives_files_that_answer_and_a_report(data, weights, tmp_p
     assert "the tutor names {'in_scope': 1.0, 'out_of_scope': 1.0}" in told and "reading 1: step 40 of 40" in told
     assert starter.make(data, tmp_path / "out", EMBEDDER, shape, course)["files"] == report["files"]
     told = capfd.readouterr().err
-    assert not any(what in told for what in ("tutoring:", "marking:", "reading 1:", "reading 2:", "writing:")), "nothing is trained twice"
+    assert not any(what in told for what in ("tutoring:", "marking:", "reading 1:", "reading 2:", "speaking:")), "nothing is trained twice"
     starter.ship(tmp_path / "out", tmp_path / "models", report)
     for name in ("starter", "starter-onnx"):
         folder = tmp_path / "models" / name

@@ -100,11 +100,6 @@ def test_an_embedder_that_is_not_there(tiny):
     assert done.returncode == 78 and "embedder = 'nowhere': the catalog has no such model." in one_sentence(done.stderr)
 
 
-def test_no_model_at_all():
-    done = command("serve", "--port", "0")
-    assert done.returncode == 64 and "--model" in one_sentence(done.stderr)
-
-
 def test_check_config_prints_what_would_be_used_and_starts_nothing(tmp_path):
     done = command("serve", "--model", "/no/such.gguf", "--ctx-size", "99", "--api-key", "sesame", "--check-config",
                    environment={"APPLIANCE_PARALLEL": "3"})  # fmt: skip

@@ -33,6 +33,17 @@ def test_a_model_is_served_from_start_to_first_token_in_seconds(running_server, 
     assert (server.get("/livez").status, server.get("/readyz").json["status"]) == (200, "ready")
 
 
+def test_without_a_model_the_starter_answers_about_the_box_and_refuses_the_rest(running_server, tmp_path):
+    server = running_server(APPLIANCE_DATA_DIR=str(tmp_path / "data"))
+    for question, said in (
+        ("How do I add a model from a USB stick?", "appliance models add"),
+        ("where do i see the logs", "journalctl"),
+        ("What is the capital of Mongolia?", "I do not know that; ask your administrator."),
+    ):
+        answer = server.chat(question)
+        assert answer.json["model"] == "starter" and said in answer.text, (question, answer.text)
+
+
 def test_the_openai_client_gets_whole_and_streamed_answers(running_server, tiny):
     server = running_server("--model", str(tiny), "--alias", "small", "--ctx-size", "1024")
     with client(server) as ai:
