@@ -276,6 +276,12 @@ def judged(db: Database, namespace: str | None = None, most: int = 5000) -> list
     return [Judged(score, verdict == WRONG) for score, verdict in rows]
 
 
+def judged_wrong(db: Database, most: int) -> list[tuple[Verdict, float]]:
+    """(verdict, when) of hits that were wrong, the newest first."""
+    sql = "SELECT namespace, entry, asked, remembered, score, verdict, judge, at FROM verdicts WHERE verdict = ? ORDER BY at DESC LIMIT ?"
+    return [(Verdict(*row[:7]), row[7]) for row in db.execute(sql, [WRONG, most])]
+
+
 def summary(db: Database) -> dict[str, Any]:
     """Numbers for people."""
     states = dict(db.execute("SELECT state, count(*) FROM reviewed GROUP BY state").fetchall())

@@ -10,9 +10,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from sqlite_utils import Database
@@ -42,6 +43,7 @@ MOST_STANDINGS = 10_000
 REFILL = 20_000
 """Rows put into the index in one tick."""
 Log = Callable[[str, str], None]
+T = TypeVar("T")
 WRITE_WAIT_S = 10.0
 
 
@@ -88,6 +90,14 @@ class Cache:
         # Readers first: who closes a file last moves its log into it, and readers may not.
         for part in (self._read_answers, self._read_state, self._answers, self._state):
             part.close()
+
+    def reading(self, which: Literal["answers", "state"]) -> AbstractContextManager[Database]:
+        """One of the files, to read; see db.connection.Readers."""
+        return (self._read_answers if which == "answers" else self._read_state).reading()
+
+    def write(self, which: Literal["answers", "state"], work: Callable[[Database], T]) -> T:
+        """Change one of the files and wait for it. Raises what the work raises, StorageFailed."""
+        return (self._answers if which == "answers" else self._state).do(work, WRITE_WAIT_S)
 
     def _renewed(self) -> None:
         """cache.db is another file than before."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from flask import Blueprint, Response
 
+from appliance.http import openapi_admin
 from appliance.http.answering import reply
 from appliance.http.caching import MOST_NAME_CHARS, MOST_S, MOST_TAGS
 from appliance.http.classify import MAX_LABELS
@@ -165,8 +166,7 @@ def _paths() -> Schema:
         operation = _operation(f"cache_{name}", text, _ref(f"Cache{name.title()}Answer"), posting, f"Cache{name.title()}Request")
         paths[f"/v1/cache/{name}"] = {"post": operation}
     paths["/v1/cache/stats"] = {"get": _operation("cache_stats", "Numbers of the cache.", _json({"type": "object"}), ("401", "503"))}
-    now = _operation("admin_now", "How the box is doing; the admin page shows it.", _json({"type": "object"}), ("401", "403"), security=[{"session": []}])
-    paths["/admin/api/now"] = {"get": now}
+    paths |= openapi_admin.paths(_operation)
     paths["/readyz"] = {
         "get": _operation("readyz", "Is a model ready, and does it move?", _ref("Readiness"), ("503",), security=[])
     }

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flask import Blueprint, Response, render_template, send_from_directory
 
+from appliance.clock import utc_date
 from appliance.http.contract import Services, public
 
 POLICY = "; ".join(
@@ -49,6 +50,10 @@ def blueprint(services: Services) -> Blueprint:
     @routes.app_template_filter("clock")
     def clock(at: float) -> str:
         return time.strftime("%H:%M", time.gmtime(at))
+
+    @routes.app_template_filter("day")
+    def day(at: float) -> str:
+        return utc_date(at)
 
     @routes.get("/")
     @public

@@ -14,6 +14,8 @@ from appliance.http.pages import guarded
 
 COOKIE = "appliance_session"
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+HOMES: dict[Role, str] = {"reviewer": "/admin/answers", "user": "/", "metrics": "/"}
+"""Where those begin for whom the first admin page is not."""
 SIGN_IN, FIRST, HOME = "/admin/sign-in", "/admin/first", "/admin"
 
 
@@ -69,10 +71,10 @@ def blueprint(services: Services) -> Blueprint:
         own_page()
         to, name = _inside(request.form.get("to")), request.form.get("name", "")
         try:
-            token, _ = services.access.sign_in(name, request.form.get("password", ""), *_seen())
+            token, session = services.access.sign_in(name, request.form.get("password", ""), *_seen())
         except ApplianceError as error:
             return render_template("sign_in.html", to=to, name=name, error=error), error.status
-        return _entered(token, to)
+        return _entered(token, HOMES.get(session.person.role, to) if to == HOME else to)
 
     @routes.get(FIRST)
     @public

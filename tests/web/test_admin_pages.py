@@ -76,3 +76,47 @@ def test_the_pages_fit_and_everybody_can_use_them(address_of, open_page, screens
         found = [v for v in Axe().run(page).response["violations"] if v["impact"] in ("serious", "critical")]
         assert not found, json.dumps(found)[:2000]
     assert page.locator("main script").count() == 0
+
+
+def test_an_answer_is_reviewed_and_served(address_of, open_page, tmp_path):
+    page = open_page(address_of(people=True, remember=tmp_path) + "/")
+    question = page.get_by_label("Question", exact=True)
+    for _ in range(2):
+        question.fill("when is <b>the lab</b> open")
+        question.press("Enter")
+        expect(page.get_by_role("button", name="Send", exact=True)).to_be_visible()
+        page.get_by_role("button", name="New conversation", exact=True).first.click()
+    page.goto(page.url + "admin/answers")
+    enter(page, address_of.service.access.code)
+    page.get_by_role("link", name="Answers").click()
+    page.get_by_text("when is <b>the lab</b> open").first.click()
+    page.get_by_label("Answer, as it is to be given").fill("From **8** to 17.")
+    page.get_by_role("button", name="Approve").click()
+    expect(page.locator("#told")).to_have_text("Approved.")
+    page.get_by_role("link", name="Chat").click()
+    page.get_by_role("button", name="New conversation", exact=True).first.click()
+    question.fill("when is <b>the lab</b> open")
+    question.press("Enter")
+    expect(page.locator(".assistant .text")).to_have_text("From 8 to 17.")
+    expect(page.locator(".assistant .badge")).to_contain_text("reviewed by Ann on")
+
+
+def test_reviewed_answers_are_changed_and_taken_back(address_of, open_page, screenshot, tmp_path):
+    page = open_page(address_of(people=True, remember=tmp_path) + "/admin/answers", allowed="400")
+    enter(page, address_of.service.access.code)
+    page.get_by_role("link", name="Answers").click()
+    page.get_by_label("Ways to ask it").fill("who has the key\nwhere is the key")
+    page.get_by_label("Answer", exact=True).fill("The porter.")
+    page.get_by_label("Good up to").fill("2999-12-31")
+    page.get_by_role("button", name="Save").click()
+    expect(page.locator("#told")).to_have_text("Written.")
+    page.get_by_text("who has the key").first.click()
+    page.get_by_role("button", name="Reject").click()
+    page.get_by_role("button", name="Really? Click again").click()
+    expect(page.locator("#told")).to_have_text("Changed.")
+    expect(page.locator(".item summary")).to_contain_text("rejected")
+    screenshot(page, "answers-light-1440")
+    page.get_by_role("button", name="Show what would go").click()
+    expect(page.locator("#would")).to_contain_text("Nothing says which answers")
+    found = [v for v in Axe().run(page).response["violations"] if v["impact"] in ("serious", "critical")]
+    assert not found, json.dumps(found)[:2000]

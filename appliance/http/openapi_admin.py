@@ -1,0 +1,43 @@
+"""The description of /admin/api/, for openapi.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Schema = dict[str, Any]
+TEXT: Schema = {"type": ["string", "null"]}
+QUESTIONS: Schema = {"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "string", "description": "One a line."}]}
+NUMBER: Schema = {"name": "number", "in": "path", "required": True, "schema": {"type": "integer", "minimum": 0}}
+SEARCH: Schema = {"name": "q", "in": "query", "schema": {"type": "string"}, "description": "Part of a question or an answer."}
+SIGNED_IN: list[Schema] = [{"session": []}]
+READING, CHANGING = ("401", "403", "503"), ("400", "401", "403", "404", "413", "415", "503")
+
+
+def paths(operation: Callable[..., Schema]) -> Schema:
+    """All paths. operation: openapi's own maker of one."""
+    anything = {"application/json": {"schema": {"type": "object"}}}
+
+    def told(name: str, text: str, **more: Any) -> Schema:
+        return {"get": operation(name, text, anything, READING, security=SIGNED_IN, **more)}
+
+    def done(name: str, summary: str, required: list[str], /, **more: Schema) -> Schema:
+        parameters = {"parameters": [more.pop("number")]} if "number" in more else {}
+        fields = {"type": "object", "properties": more, "required": required}
+        body = {"required": True, "content": {"application/json": {"schema": fields}}}
+        return {"post": operation(name, summary, anything, CHANGING, security=SIGNED_IN, requestBody=body, **parameters)}
+
+    review = {"answer": TEXT, "source": TEXT, "expires": {"type": ["string", "null"], "format": "date"}}
+    which = {name: TEXT for name in ("namespace", "model", "tag", "text")}
+    limits: Schema = {"older_than_hours": {"type": ["number", "null"]}, "all": {"type": "boolean"}, "preview": {"type": "boolean"}}
+    return {
+        "/admin/api/now": told("admin_now", "How the box is doing; the admin page shows it."),
+        "/admin/api/answers": told("admin_answers", "What the review desk shows.", parameters=[SEARCH]),
+        "/admin/api/answers/{number}/approve": done("admin_approve", "A generated answer becomes a reviewed one.", [], number=NUMBER, **review),
+        "/admin/api/answers/purge": done("admin_purge", "Forget generated answers, or show which.", [], **which, **limits),
+        "/admin/api/reviewed": done("admin_write", "A new reviewed answer.", ["questions", "answer"], questions=QUESTIONS, namespace=TEXT, **review),
+        "/admin/api/reviewed/{number}": done(
+            "admin_change", "Change a reviewed answer; what is not given stays.", [], number=NUMBER,
+            answer=TEXT, phrasings=QUESTIONS, state={"enum": ["live", "rejected", "expired", None]},
+        ),
+    }  # fmt: skip
