@@ -8,6 +8,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from appliance.config import Config
@@ -34,21 +35,22 @@ def _digest(key: str) -> bytes:
 class Auth:
     """An immutable snapshot of the keys; replaced as a whole on reload."""
 
-    def __init__(self, keys: Mapping[str, str], host: str = "") -> None:
-        """keys: principal name by key. Without any, everybody is anonymous but the web pages of others.
+    def __init__(self, keys: Mapping[str, str], host: str = "", digests: Mapping[bytes, str] = MappingProxyType({})) -> None:
+        """keys: principal name by key; digests: by the SHA-256 of a key. Without any, everybody is anonymous but the web pages of others.
 
         host: the name the service listens on, which its own pages may be opened under.
         """
         self._names = {host.lower(), socket.gethostname().lower()}
-        self._principals = {_digest(key): Principal(name) for key, name in keys.items()}
+        self._principals = {digest: Principal(name) for digest, name in digests.items()}
+        self._principals |= {_digest(key): Principal(name) for key, name in keys.items()}
 
     @classmethod
-    def from_config(cls, config: Config) -> Auth:
-        """Keys from api_key and api_key_file. Raises ConfigError for a file that cannot be used."""
+    def from_config(cls, config: Config, digests: Mapping[bytes, str] = MappingProxyType({})) -> Auth:
+        """Keys from api_key and api_key_file, and those of `digests`. Raises ConfigError for a file that cannot be used."""
         keys = {key: f"key-{number}" for number, key in enumerate(config.api_key, 1)}
         if config.api_key_file:
             keys.update(_read_keys(config.api_key_file))
-        return cls(keys, config.host)
+        return cls(keys, config.host, digests)
 
     @property
     def required(self) -> bool:

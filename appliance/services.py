@@ -212,6 +212,10 @@ class Services:
             return
         self._auditor.start()
 
+    def renew_auth(self) -> None:
+        """Keys were made or revoked."""
+        self.auth = Auth.from_config(self.config, self.access.key_digests())
+
     def _tick_cache(self) -> None:
         if self.cache:
             self.cache.tick()
@@ -223,6 +227,7 @@ class Services:
         except (ApplianceError, OSError) as error:
             log("error", f"Nobody can sign in to the admin pages: {error}")
             return
+        self.renew_auth()
         if self.access.code:
             log("info", f"To make the first administrator open /admin/first?code={self.access.code} in a browser.")
 
@@ -230,7 +235,7 @@ class Services:
         """Take over what can change while running. An invalid configuration is told and the old one kept."""
         try:
             fresh = self._reload_config()
-            auth = Auth.from_config(fresh)
+            auth = Auth.from_config(fresh, self.access.key_digests())
             if not (auth.required or fresh.allow_anonymous or is_loopback(self._bound_host)):
                 raise ConfigError(
                     f"The service listens on {self._bound_host}, and without a key everybody there could use it.",

@@ -169,6 +169,9 @@ class Service:
         self.app = create_app(self)
         self.app.test_client_class = Client
 
+    def renew_auth(self) -> None:
+        self.auth = Auth.from_config(self.config, self.access.key_digests())
+
     @property
     def client(self) -> FlaskClient:
         return self.app.test_client()

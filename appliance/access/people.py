@@ -34,6 +34,16 @@ SCHEMA = Schema(
             CREATE INDEX sessions_person ON sessions (person_id);
             """,
         ),
+        Migration(
+            "keys",
+            """
+            CREATE TABLE keys (
+                id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL COLLATE NOCASE, digest BLOB NOT NULL UNIQUE, hint TEXT NOT NULL,
+                made_by TEXT NOT NULL, created REAL NOT NULL, revoked REAL
+            );
+            CREATE UNIQUE INDEX keys_name ON keys (name) WHERE revoked IS NULL;
+            """,
+        ),
     ),
 )
 
@@ -62,6 +72,18 @@ class Session:
     used: float
     address: str
     agent: str
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An API key. name: what logs and limits go by. hint: its first letters. made_by: an admin. revoked: Unix seconds, None while it is good."""
+
+    id: int
+    name: str
+    hint: str
+    made_by: str
+    created: float
+    revoked: float | None
 
 
 def digest_of(token: str) -> bytes:
@@ -106,6 +128,50 @@ def set_password(db: Database, number: int, password_hash: str, now: float) -> N
     if not db.execute("UPDATE people SET password = ?, changed = ? WHERE id = ?", [password_hash, now, number]).rowcount:
         raise NotFound(f"There is no person {number}.")
     db.execute("DELETE FROM sessions WHERE person_id = ?", [number])
+
+
+def set_role(db: Database, number: int, role: Role, now: float) -> None:
+    """Another role. Raises NotFound, InvalidRequest for the last admin."""
+    _not_the_last_admin(db, number, staying=role == "admin")
+    db.execute("UPDATE people SET role = ?, changed = ? WHERE id = ?", [role, now, number])
+
+
+def remove(db: Database, number: int) -> None:
+    """Forget a person; the sessions end. Raises NotFound, InvalidRequest for the last admin."""
+    _not_the_last_admin(db, number, staying=False)
+    db.execute("DELETE FROM people WHERE id = ?", [number])
+
+
+def _not_the_last_admin(db: Database, number: int, staying: bool) -> None:
+    admins = {row[0] for row in db.execute("SELECT id FROM people WHERE role = 'admin'")}
+    if not db.execute("SELECT 1 FROM people WHERE id = ?", [number]).fetchone():
+        raise NotFound(f"There is no person {number}.")
+    if admins == {number} and not staying:
+        raise InvalidRequest("The last administrator stays one.", remedy="Make another one first.")
+
+
+def add_key(db: Database, name: str, digest: bytes, hint: str, made_by: str, now: float) -> int:
+    """Insert; the new number. Raises InvalidRequest when a key of that name is good."""
+    if db.execute("SELECT 1 FROM keys WHERE name = ? AND revoked IS NULL", [name]).fetchone():
+        raise InvalidRequest(f"There is a key named {name!r} already.", param="name", remedy="Choose another name, or revoke that one.")
+    sql = "INSERT INTO keys (name, digest, hint, made_by, created) VALUES (?, ?, ?, ?, ?) RETURNING id"
+    return int(db.execute(sql, [name, digest, hint, made_by, now]).fetchone()[0])
+
+
+def keys(db: Database) -> list[Key]:
+    """All keys, those that are good first."""
+    return [Key(*row) for row in db.execute("SELECT id, name, hint, made_by, created, revoked FROM keys ORDER BY revoked IS NOT NULL, name")]
+
+
+def key_digests(db: Database) -> dict[bytes, str]:
+    """The names of the keys that are good, by digest."""
+    return dict(db.execute("SELECT digest, name FROM keys WHERE revoked IS NULL").fetchall())
+
+
+def revoke_key(db: Database, number: int, now: float) -> None:
+    """It is good no more. Raises NotFound."""
+    if not db.execute("UPDATE keys SET revoked = ? WHERE id = ? AND revoked IS NULL", [now, number]).rowcount:
+        raise NotFound(f"There is no key {number} that is good.")
 
 
 def begin(db: Database, session: Session) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from werkzeug.security import check_password_hash, generate_password_hash
 
 from appliance.access import people
-from appliance.access.people import Person, Role, Session, checked_name
+from appliance.access.people import Key, Person, Role, Session, checked_name
 from appliance.access.throttle import Throttle
 from appliance.db.connection import Readers
 from appliance.db.writer import Writer
@@ -114,6 +114,51 @@ class Access:
             raise AuthenticationFailed("The present password is another one.", param="old")
         hashed = generate_password_hash(_checked_password(new))
         self._writer.do(lambda db: people.set_password(db, person.id, hashed, self._now()), WRITE_WAIT_S)
+
+    def everybody(self) -> list[Person]:
+        """All people by name. Raises Unavailable, StorageFailed."""
+        self._ready()
+        with self._readers.reading() as db:
+            return people.everybody(db)
+
+    def set_role(self, number: int, role: Role) -> None:
+        """Raises NotFound, InvalidRequest for the last admin, StorageFailed."""
+        self._writer.do(lambda db: people.set_role(db, number, role, self._now()), WRITE_WAIT_S)
+
+    def set_password(self, number: int, password: str) -> None:
+        """By an admin, who need not know the old one; all sessions of the person end. Raises NotFound, InvalidRequest."""
+        hashed = generate_password_hash(_checked_password(password))
+        self._writer.do(lambda db: people.set_password(db, number, hashed, self._now()), WRITE_WAIT_S)
+
+    def remove(self, number: int) -> None:
+        """Raises NotFound, InvalidRequest for the last admin, StorageFailed."""
+        self._writer.do(lambda db: people.remove(db, number), WRITE_WAIT_S)
+
+    # -- keys ----------------------------------------------------------------------------------------------------------
+
+    def make_key(self, name: str, made_by: str) -> tuple[int, str]:
+        """(number, the key): only its digest is kept, so nobody can look at it again. Raises InvalidRequest, StorageFailed."""
+        self._ready()
+        name, key = checked_name(name), "ak-" + secrets.token_urlsafe(30)
+        digest = people.digest_of(key)
+        return self._writer.do(lambda db: people.add_key(db, name, digest, key[:7], made_by, self._now()), WRITE_WAIT_S), key
+
+    def keys(self) -> list[Key]:
+        """All, with those that were revoked. Raises Unavailable, StorageFailed."""
+        self._ready()
+        with self._readers.reading() as db:
+            return people.keys(db)
+
+    def key_digests(self) -> dict[bytes, str]:
+        """The names of the keys that are good, by the SHA-256 of the key; none where the file is not open."""
+        if not self._opened:
+            return {}
+        with self._readers.reading() as db:
+            return people.key_digests(db)
+
+    def revoke_key(self, number: int) -> None:
+        """Raises NotFound, StorageFailed."""
+        self._writer.do(lambda db: people.revoke_key(db, number, self._now()), WRITE_WAIT_S)
 
     # -- sessions ------------------------------------------------------------------------------------------------------
 

@@ -25,6 +25,9 @@ class Services(Protocol):
     started_unix: int
     access: Access
 
+    def renew_auth(self) -> None:
+        """Keys were made or revoked."""
+
 
 def needs(role: Role) -> Callable[[View], View]:
     """Mark a view of the admin pages: who asks must be signed in with this role, or as an admin."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from flask import Flask, Response, g, request
 
 from appliance.http import (
+    admin_access,
     admin_answers,
     admin_now,
     cache_api,
@@ -27,7 +28,7 @@ from appliance.http.request_log import Story, request_id
 
 GENERATING = (openai_chat, openai_completions)
 ENCODING = (openai_embeddings, rerank, classify)
-FAMILIES = (openai_models, *GENERATING, *ENCODING, openai_tokens, cache_api, health, openapi, pages, signing, admin_now, admin_answers)
+FAMILIES = (openai_models, *GENERATING, *ENCODING, openai_tokens, cache_api, health, openapi, pages, signing, admin_now, admin_answers, admin_access)
 
 
 def create_app(services: Services) -> Flask:

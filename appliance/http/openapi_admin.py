@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from appliance.access.people import ROLES
+
 Schema = dict[str, Any]
 TEXT: Schema = {"type": ["string", "null"]}
 QUESTIONS: Schema = {"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "string", "description": "One a line."}]}
+ROLE: Schema = {"enum": list(ROLES)}
 NUMBER: Schema = {"name": "number", "in": "path", "required": True, "schema": {"type": "integer", "minimum": 0}}
 SEARCH: Schema = {"name": "q", "in": "query", "schema": {"type": "string"}, "description": "Part of a question or an answer."}
 SIGNED_IN: list[Schema] = [{"session": []}]
@@ -32,6 +35,12 @@ def paths(operation: Callable[..., Schema]) -> Schema:
     limits: Schema = {"older_than_hours": {"type": ["number", "null"]}, "all": {"type": "boolean"}, "preview": {"type": "boolean"}}
     return {
         "/admin/api/now": told("admin_now", "How the box is doing; the admin page shows it."),
+        "/admin/api/access": told("admin_access", "People and API keys."),
+        "/admin/api/keys": done("admin_make_key", "A new API key; the answer is the only place where it stands.", ["name"], name=TEXT),
+        "/admin/api/keys/{number}/revoke": done("admin_revoke_key", "The key is good no more.", [], number=NUMBER),
+        "/admin/api/people": done("admin_add_person", "Somebody who may sign in.", ["name", "role", "password"], name=TEXT, role=ROLE, password=TEXT),
+        "/admin/api/people/{number}": done("admin_change_person", "Another role or password.", [], number=NUMBER, role=ROLE, password=TEXT),
+        "/admin/api/people/{number}/remove": done("admin_remove_person", "Forget a person.", [], number=NUMBER),
         "/admin/api/answers": told("admin_answers", "What the review desk shows.", parameters=[SEARCH]),
         "/admin/api/answers/{number}/approve": done("admin_approve", "A generated answer becomes a reviewed one.", [], number=NUMBER, **review),
         "/admin/api/answers/purge": done("admin_purge", "Forget generated answers, or show which.", [], **which, **limits),

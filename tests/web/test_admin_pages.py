@@ -120,3 +120,31 @@ def test_reviewed_answers_are_changed_and_taken_back(address_of, open_page, scre
     expect(page.locator("#would")).to_contain_text("Nothing says which answers")
     found = [v for v in Axe().run(page).response["violations"] if v["impact"] in ("serious", "critical")]
     assert not found, json.dumps(found)[:2000]
+
+
+def test_a_key_made_in_the_page_works_and_stops_when_it_is_revoked(address_of, open_page, screenshot):
+    address = address_of(people=True)
+    page = open_page(address + "/admin/access", allowed="401")
+    enter(page, address_of.service.access.code)
+    page.get_by_role("link", name="Access").click()
+    page.get_by_label("Name of the new key").fill("<i>till</i>")
+    page.get_by_role("button", name="Make a key").click()
+    key = page.locator("#key").inner_text()
+
+    def models(key: str) -> int:
+        return page.request.get(address + "/v1/models", headers={"Authorization": f"Bearer {key}"}).status
+
+    assert models(key) == 200 and models("ak-made-up") == 401
+    page.reload()
+    expect(page.get_by_role("row", name="<i>till</i>")).to_contain_text(key[:7])
+    assert key not in page.content()
+    screenshot(page, "access-light-1440")
+    found = [v for v in Axe().run(page).response["violations"] if v["impact"] in ("serious", "critical")]
+    assert not found, json.dumps(found)[:2000]
+    page.get_by_role("button", name="Revoke <i>till</i>").click()
+    page.get_by_role("button", name="Really? Click again").click()
+    expect(page.locator("#told")).to_have_text("Revoked.")
+    page.get_by_label("Name of the new key").fill("another")
+    page.get_by_role("button", name="Make a key").click()
+    expect(page.locator("#key")).to_be_visible()
+    assert models(key) == 401

@@ -21,9 +21,11 @@ export async function send(form, more = {}) {
 export function sure(button) {
   if (button.dataset.asked) { delete button.dataset.asked; return true; }
   const label = button.textContent;
+  const name = button.getAttribute("aria-label");
+  button.removeAttribute("aria-label");
   button.dataset.asked = "1";
   button.textContent = "Really? Click again";
-  setTimeout(() => { delete button.dataset.asked; button.textContent = label; }, SURE_MS);
+  setTimeout(() => { delete button.dataset.asked; button.textContent = label; if (name) button.setAttribute("aria-label", name); }, SURE_MS);
   return false;
 }
 

@@ -1,0 +1,87 @@
+"""Who may do what: people with roles, and API keys, each shown once."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, cast
+
+from flask import Blueprint, Response, g, render_template
+
+from appliance.access.people import ROLES, Person, Role
+from appliance.http.answering import reply
+from appliance.http.contract import Services, needs
+from appliance.http.incoming import read_body
+from appliance.http.json_body import text, wrong
+from appliance.http.pages import guarded
+
+
+def blueprint(services: Services) -> Blueprint:
+    """The routes of this file."""
+    routes = guarded(Blueprint("admin_access", __name__))
+
+    def shown() -> dict[str, Any]:
+        people = [_without_password(person) for person in services.access.everybody()]
+        return {"people": people, "keys": [asdict(key) for key in services.access.keys()], "key_required": services.auth.required}
+
+    @routes.get("/admin/access")
+    @needs("admin")
+    def page() -> str:
+        return render_template("access.html", person=g.signed.session.person, here="access", roles=ROLES, found=shown())
+
+    @routes.get("/admin/api/access")
+    @needs("admin")
+    def api() -> Response:
+        return reply(shown())
+
+    @routes.post("/admin/api/keys")
+    @needs("admin")
+    def make_key() -> Response:
+        """{"name"}; the answer is the only place where the key stands."""
+        name = text(read_body().get("name"), "name")
+        number, key = services.access.make_key(name, g.signed.session.person.name)
+        services.renew_auth()
+        return reply({"number": number, "key": key})
+
+    @routes.post("/admin/api/keys/<int:number>/revoke")
+    @needs("admin")
+    def revoke(number: int) -> Response:
+        services.access.revoke_key(number)
+        services.renew_auth()
+        return reply({"revoked": number})
+
+    @routes.post("/admin/api/people")
+    @needs("admin")
+    def add() -> Response:
+        """{"name", "role", "password"}"""
+        body = read_body()
+        number = services.access.add(text(body.get("name"), "name"), _role(body), text(body.get("password"), "password"))
+        return reply({"person": number})
+
+    @routes.post("/admin/api/people/<int:number>")
+    @needs("admin")
+    def change(number: int) -> Response:
+        """{"role", "password"}; what is not given stays."""
+        body = read_body()
+        if body.get("role"):
+            services.access.set_role(number, _role(body))
+        if body.get("password"):
+            services.access.set_password(number, text(body["password"], "password"))
+        return reply({"person": number})
+
+    @routes.post("/admin/api/people/<int:number>/remove")
+    @needs("admin")
+    def remove(number: int) -> Response:
+        services.access.remove(number)
+        return reply({"removed": number})
+
+    return routes
+
+
+def _role(body: dict[str, Any]) -> Role:
+    if body.get("role") not in ROLES:
+        raise wrong("role", body.get("role"), f"one of {', '.join(ROLES)}")
+    return cast(Role, body["role"])
+
+
+def _without_password(person: Person) -> dict[str, Any]:
+    return {name: getattr(person, name) for name in ("id", "name", "role", "created", "changed")}
