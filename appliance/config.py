@@ -1,7 +1,7 @@
 """One table of settings; flags, environment, files, CLI help, the docs and the settings page all come from it.
 
-Precedence: flags > environment (`APPLIANCE_` + name) > files > defaults. Files are TOML: the main file, then
-`conf.d/*.toml` beside it in name order, later ones win. All mistakes are reported at once. The result is frozen.
+Precedence: flags > environment (`APPLIANCE_` + name) > what was changed in the admin page > files > defaults. Files are TOML: the main
+file, then `conf.d/*.toml` beside it in name order, later ones win. All mistakes are reported at once. The result is frozen.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import Any, Literal
 from appliance.errors import ConfigError
 
 ENV_PREFIX = "APPLIANCE_"
+SAVED_FILE = "settings.toml"
+"""In the data folder: what was changed in the admin page. Stronger than the configuration files, weaker than the environment and flags."""
 SYSTEM_CONFIG = Path("/etc/appliance/config.toml")
 SYSTEM_DATA = Path("/var/lib/appliance")
 Kind = Literal["str", "int", "float", "percent", "bool", "list", "path", "choice"]
@@ -212,7 +214,11 @@ def load_config(
     chosen = file or flags.get("config") or env.get(ENV_PREFIX + "CONFIG")
     for path in _files(Path(chosen) if chosen else None, mistakes):
         layers.append((str(path), _read_file(path, mistakes)))
-    layers.append(("environment", _read_env(env, mistakes)))
+    environment = _read_env(env, mistakes)
+    saved = data_dir(Config({"data_dir": _first_path("data_dir", flags, environment, *(layer for _, layer in reversed(layers[1:])))})) / SAVED_FILE
+    if os.path.isfile(saved):
+        layers.append((str(saved), _read_file(saved, mistakes)))
+    layers.append(("environment", environment))
     layers.append(("flag", dict(flags)))
 
     values: dict[str, Any] = {}
@@ -229,6 +235,12 @@ def load_config(
     if mistakes:
         raise ConfigError("\n".join(mistakes))
     return Config(values, sources)
+
+
+def _first_path(name: str, *layers: Mapping[str, Any]) -> Path | None:
+    """The strongest layer's value, where it is one; a mistake in it is told later."""
+    found = next((layer[name] for layer in layers if layer.get(name)), None)
+    return Path(found).expanduser() if isinstance(found, (str, Path)) and "\0" not in str(found) else None
 
 
 def _files(chosen: Path | None, mistakes: list[str]) -> list[Path]:

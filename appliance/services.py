@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import psutil
 
-from appliance import catalog, trials
+from appliance import catalog, saved_settings, trials
 from appliance.access.service import Access
 from appliance.admission import Admission
 from appliance.audit import Audit
@@ -53,6 +54,7 @@ class Services:
         self.metrics = Metrics()
         self.started_unix = unix_seconds()
         self._reload_config = reload_config
+        self.began_with = config
         models = catalog.entries(config)
         hashes = catalog.hash_cache(config)
         beside = catalog.embedder(config, models)
@@ -75,6 +77,7 @@ class Services:
             epoch=config.cache_epoch,
         )
         self.pipeline = Pipeline(engines, self.metrics, timeout_s=config.request_timeout_s, recall=recall)
+        self._changing = threading.Lock()
         self.history = History(self.metrics)
         self.access = Access(data_dir(config), log)
         self._janitor = Janitor([self._tell_cache_of_models, self._tick_cache, self.history.tick, self.access.tick])
@@ -253,6 +256,21 @@ class Services:
         configure(fresh.log_level, fresh.log_format)
         self.config = fresh
         log("info", "Configuration reloaded: keys, limits and logging. Other settings need a restart.")
+
+    def change_settings(self, changes: Mapping[str, Any] | None) -> None:
+        """What the admin page wants changed, or put back (None). What can change while running does so at once. Raises InvalidRequest,
+        StorageFailed; then nothing is changed."""
+        with self._changing:
+            folder = data_dir(self.config)
+            if changes is None:
+                saved_settings.put_back(folder, self._reload_config)
+            else:
+                saved_settings.change(folder, changes, self._reload_config)
+            self.reload()
+
+    def pending(self) -> Config:
+        """The configuration that a restart would give. Raises ConfigError."""
+        return self._reload_config()
 
     def drain(self) -> None:
         """Take no new requests and let the running ones end, for at most drain_s; what still runs then is told why it ends."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import socket
 import socketserver
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from fakes import Words
 from flask.testing import FlaskClient
 
+from appliance import saved_settings
 from appliance.access.service import Access
 from appliance.admission import Admission
 from appliance.auth import Auth
@@ -23,7 +25,7 @@ from appliance.cache.lookup import Options
 from appliance.cache.policy import read_shares
 from appliance.cache.service import Cache
 from appliance.clock import monotonic
-from appliance.config import SETTINGS, Config
+from appliance.config import SETTINGS, Config, data_dir, load_config
 from appliance.engine.channel import Channel, ChannelClosed
 from appliance.engine.child import Death
 from appliance.engine.client import EngineClient
@@ -119,12 +121,12 @@ class Service:
         **settings: Any,
     ) -> None:
         """remember: the folder of a cache; meaning: what judges questions for it; people: somebody may sign in."""
-        values = {s.name: s.default for s in SETTINGS} | settings
-        self.config = Config(values)
+        values = {s.name: s.default for s in SETTINGS} | {"data_dir": Path(os.environ.get("APPLIANCE_DATA_DIR", tempfile.gettempdir()))} | settings
+        self.config = self.began_with = Config(values)
         self.auth = Auth.from_config(self.config)
         self.metrics = Metrics()
         self.started_unix = 1_700_000_000
-        self.access, self.history = Access(Path(self.config.data_dir or os.environ["APPLIANCE_DATA_DIR"]), lambda level, words: None), History(self.metrics)
+        self.access, self.history = Access(self.config.data_dir, lambda level, words: None), History(self.metrics)
         if people:
             self.access.open()
         self.gate = threading.Event()
@@ -168,6 +170,17 @@ class Service:
                 engine.supervisor.wait_ready(5)
         self.app = create_app(self)
         self.app.test_client_class = Client
+
+    def change_settings(self, changes: Mapping[str, Any] | None) -> None:
+        folder = data_dir(self.config)
+        if changes is None:
+            saved_settings.put_back(folder, self.pending)
+        else:
+            saved_settings.change(folder, changes, self.pending)
+        self.config = self.pending()
+
+    def pending(self) -> Config:
+        return load_config({"api_key": self.config.api_key or None}, os.environ)
 
     def renew_auth(self) -> None:
         self.auth = Auth.from_config(self.config, self.access.key_digests())

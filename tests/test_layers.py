@@ -17,7 +17,7 @@ FILES = {
 }
 LAYERS = [
     {"types", "errors", "clock"},
-    {"config", "logs", "metrics", "systemd", "storage", "history"},
+    {"config", "logs", "metrics", "systemd", "storage", "history", "saved_settings"},
     {"db", "manifest", "integrity", "gguf_header", "catalog", "trials", "forms", "intake", "engine", "cache"},
     {"auth", "access", "routing", "admission", "recall"},
     {"pipeline", "meaning", "audit", "renewal"},

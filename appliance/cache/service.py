@@ -65,6 +65,7 @@ class Cache:
         self._kept = 0
         self._shrunk, self._saved_to = now(), 0
         self._opened = False
+        self._counted: tuple[float, dict[str, Any]] | None = None
         self._told: dict[str, str] = {}
 
     # -- life ----------------------------------------------------------------------------------------------------------
@@ -459,8 +460,15 @@ class Cache:
             yield "appliance_cache_wrong_rate_upper", "End of the interval of wrong answers to similar questions.", [({}, standing.upper)]
         yield "appliance_cache_degraded", "1 while nothing can be kept.", [({}, float(self._answers.health.state != "ok" or self._state.health.state != "ok"))]
 
-    def stats(self) -> dict[str, Any]:
-        """Numbers for people and for /metrics."""
+    def stats(self, age_s: float = 0.0) -> dict[str, Any]:
+        """Numbers for people; counting all rows takes a while where there are many, so those of `age_s` seconds ago may do."""
+        if self._counted and self._now() - self._counted[0] < age_s:
+            return self._counted[1]
+        found = self._stats()
+        self._counted = (self._now(), found)
+        return found
+
+    def _stats(self) -> dict[str, Any]:
         with self._read_answers.reading() as db:
             found = answers.totals(db)
         with self._read_state.reading() as db:

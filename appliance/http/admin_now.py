@@ -16,6 +16,7 @@ from appliance.http.contract import Services, needs
 from appliance.http.health import model_state, why_not_ready
 from appliance.http.pages import guarded
 
+COUNTED_S = 20.0
 FULL_DISK, FULL_MEMORY, HOT_C = 0.92, 0.92, 85.0
 
 
@@ -62,7 +63,7 @@ def now(services: Services) -> dict[str, Any]:
 def _cache(services: Services) -> dict[str, Any] | None:
     recall = services.pipeline.recall
     try:
-        return recall.cache.stats() if recall else None
+        return recall.cache.stats(COUNTED_S) if recall else None
     except ApplianceError as error:
         return {"degraded": error.message}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
 from appliance.access.people import Role
@@ -16,14 +16,22 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 
 class Services(Protocol):
-    """The running service. `config` and `auth` are replaced on a reload, so they are read anew for each request."""
+    """The running service. `config` and `auth` are replaced on a reload, so they are read anew for each request. began_with: the
+    configuration of the start, which holds for what needs a restart."""
 
     config: Config
+    began_with: Config
     pipeline: Pipeline
     auth: Auth
     metrics: Metrics
     started_unix: int
     access: Access
+
+    def change_settings(self, changes: Mapping[str, Any] | None) -> None:
+        """Save these, or put back what was before (None)."""
+
+    def pending(self) -> Config:
+        """The configuration that a restart would give."""
 
     def renew_auth(self) -> None:
         """Keys were made or revoked."""

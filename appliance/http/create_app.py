@@ -8,6 +8,7 @@ from appliance.http import (
     admin_access,
     admin_answers,
     admin_now,
+    admin_settings,
     cache_api,
     classify,
     errors,
@@ -28,7 +29,7 @@ from appliance.http.request_log import Story, request_id
 
 GENERATING = (openai_chat, openai_completions)
 ENCODING = (openai_embeddings, rerank, classify)
-FAMILIES = (openai_models, *GENERATING, *ENCODING, openai_tokens, cache_api, health, openapi, pages, signing, admin_now, admin_answers, admin_access)
+FAMILIES = (openai_models, *GENERATING, *ENCODING, openai_tokens, cache_api, health, openapi, pages, signing, admin_now, admin_answers, admin_access, admin_settings)
 
 
 def create_app(services: Services) -> Flask:

@@ -41,6 +41,9 @@ def paths(operation: Callable[..., Schema]) -> Schema:
         "/admin/api/people": done("admin_add_person", "Somebody who may sign in.", ["name", "role", "password"], name=TEXT, role=ROLE, password=TEXT),
         "/admin/api/people/{number}": done("admin_change_person", "Another role or password.", [], number=NUMBER, role=ROLE, password=TEXT),
         "/admin/api/people/{number}/remove": done("admin_remove_person", "Forget a person.", [], number=NUMBER),
+        "/admin/api/settings": told("admin_settings", "Every setting, its value and where it comes from.")
+        | done("admin_change_settings", "Change settings by name; null takes one out of the page's file.", []),
+        "/admin/api/settings/put-back": done("admin_put_back_settings", "The settings before the last change.", []),
         "/admin/api/answers": told("admin_answers", "What the review desk shows.", parameters=[SEARCH]),
         "/admin/api/answers/{number}/approve": done("admin_approve", "A generated answer becomes a reviewed one.", [], number=NUMBER, **review),
         "/admin/api/answers/purge": done("admin_purge", "Forget generated answers, or show which.", [], **which, **limits),

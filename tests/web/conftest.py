@@ -30,7 +30,7 @@ def browser() -> Iterator[Browser]:
     found = shutil.which("chromium")
     assert found, "There is no Chromium: `make test` as root installs it, or `apt-get install chromium`."
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
+        running = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"])
         yield running
         running.close()
 

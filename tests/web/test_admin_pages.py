@@ -148,3 +148,26 @@ def test_a_key_made_in_the_page_works_and_stops_when_it_is_revoked(address_of, o
     page.get_by_role("button", name="Make a key").click()
     expect(page.locator("#key")).to_be_visible()
     assert models(key) == 401
+
+
+def test_a_setting_is_changed_and_put_back(address_of, open_page, screenshot):
+    page = open_page(address_of(people=True) + "/admin/settings", allowed="400")
+    enter(page, address_of.service.access.code)
+    page.get_by_role("link", name="Settings").click()
+    page.get_by_text("queue_size", exact=True).click()
+    page.locator("#set-queue_size").fill("lots")
+    page.locator("form.setting", has=page.locator("#set-queue_size")).get_by_role("button", name="Save").click()
+    expect(page.locator("#told")).to_contain_text("queue_size = 'lots' is not a whole number")
+    page.locator("#set-queue_size").fill("9")
+    page.locator("#set-queue_size").press("Enter")
+    expect(page.locator("#told")).to_have_text("Saved.")
+    row = page.locator("summary", has=page.get_by_text("queue_size", exact=True))
+    expect(row).to_contain_text("9 requests")
+    expect(row).to_contain_text("this page")
+    screenshot(page, "settings-light-1440")
+    found = [v for v in Axe().run(page).response["violations"] if v["impact"] in ("serious", "critical")]
+    assert not found, json.dumps(found)[:2000]
+    page.get_by_role("button", name="Put the last change back").click()
+    page.get_by_role("button", name="Really? Click again").click()
+    expect(page.locator("#told")).to_have_text("Put back.")
+    expect(row).to_contain_text("default")
