@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import ipaddress
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -35,31 +36,47 @@ def _digest(key: str) -> bytes:
 class Auth:
     """An immutable snapshot of the keys; replaced as a whole on reload."""
 
-    def __init__(self, keys: Mapping[str, str], host: str = "", digests: Mapping[bytes, str] = MappingProxyType({})) -> None:
-        """keys: principal name by key; digests: by the SHA-256 of a key. Without any, everybody is anonymous but the web pages of others.
+    def __init__(
+        self, keys: Mapping[str, str], host: str = "", names: Iterable[str] = (), digests: Mapping[bytes, str] = MappingProxyType({}), closed: bool = False
+    ) -> None:
+        """keys: principal name by key; digests: by the SHA-256 of a key. Without any, everybody is anonymous but the web pages of others,
+        unless it is closed: then nobody gets in. names: others that this service is known by.
 
         host: the name the service listens on, which its own pages may be opened under.
         """
-        self._names = {host.lower(), socket.gethostname().lower()}
+        self._names = {host.lower(), socket.gethostname().lower(), *(name.lower() for name in names)}
+        self._closed = closed
         self._principals = {digest: Principal(name) for digest, name in digests.items()}
-        self._principals |= {_digest(key): Principal(name) for key, name in keys.items()}
+        self._configured = {_digest(key): Principal(name) for key, name in keys.items()}
+        self._principals |= self._configured
 
     @classmethod
-    def from_config(cls, config: Config, digests: Mapping[bytes, str] = MappingProxyType({})) -> Auth:
-        """Keys from api_key and api_key_file, and those of `digests`. Raises ConfigError for a file that cannot be used."""
+    def from_config(cls, config: Config) -> Auth:
+        """Keys from api_key and api_key_file. Raises ConfigError for a file that cannot be used."""
         keys = {key: f"key-{number}" for number, key in enumerate(config.api_key, 1)}
         if config.api_key_file:
             keys.update(_read_keys(config.api_key_file))
-        return cls(keys, config.host, digests)
+        return cls(keys, config.host, config.names)
+
+    def with_made(self, digests: Mapping[bytes, str], closed: bool) -> Auth:
+        """The same configured keys, with these that were made in the admin page. closed: see `__init__`."""
+        found = copy.copy(self)
+        found._principals = {digest: Principal(name) for digest, name in digests.items()} | self._configured
+        found._closed = closed
+        return found
+
+    def configured(self, name: str) -> bool:
+        """Whether a key of that name stands in the configuration."""
+        return name in {principal.name for principal in self._configured.values()}
 
     @property
     def required(self) -> bool:
         """Whether a key must be sent."""
-        return bool(self._principals)
+        return bool(self._principals) or self._closed
 
     def identify(self, headers: Mapping[str, str]) -> Principal:
         """The principal of `Authorization: Bearer` or `x-api-key`. Raises AuthenticationFailed or PermissionDenied."""
-        if not self._principals:
+        if not self.required:
             self._refuse_foreign_pages(headers)
             return ANONYMOUS
         scheme, _, token = headers.get("Authorization", "").partition(" ")
@@ -82,13 +99,15 @@ class Auth:
         site, origin, host = headers.get("Sec-Fetch-Site"), headers.get("Origin"), headers.get("Host", "")
         scheme, _, page = (origin or "").partition("://")
         web = origin == "null" or scheme in ("http", "https")
-        if site == "cross-site" and (web or not origin) or web and (page != host or not self._is_ours(host)):
+        if site == "cross-site" and (web or not origin) or web and (page != host or not self.is_ours(host)):
             raise PermissionDenied(
                 f"Without an API key, web pages of other sites ({(origin or 'unknown')[:100]}) may not use this service.",
                 remedy="Open the page by the machine's IP address or local name, or set an API key.",
             )
 
-    def _is_ours(self, host: str) -> bool:
+    def is_ours(self, host: str) -> bool:
+        """Whether a Host header names this machine by a name that no stranger's domain can have, so that no page of theirs can be made to
+        look like one of ours."""
         try:
             name = (urlsplit("//" + host).hostname or "").rstrip(".")
         except ValueError:

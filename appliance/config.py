@@ -69,6 +69,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("mlock", "bool", False, "Lock the weights in memory.", "models"),
     Setting("host", "str", "127.0.0.1", "Address to listen on. Anything but loopback needs an API key or --allow-anonymous.", "network"),
     Setting("port", "int", 8080, "Port to listen on; 0 takes a free one.", "network", minimum=0, maximum=65535),
+    Setting("names", "list", (), "Domain names under which people open the pages, such as box.example.org, where they are neither an address nor a local name. Pages under other names are refused.", "network", reload=True),
     Setting("api_key", "list", (), "Key that clients must send. Seen in the process list: better use --api-key-file.", "network", secret=True),
     Setting("api_key_file", "path", None, "File with one key a line; lines may read NAME:KEY.", "network"),
     Setting("allow_anonymous", "bool", False, "Serve other machines without any key.", "network"),

@@ -73,13 +73,17 @@ class Metrics:
         """An answer began."""
         self.observe("appliance_time_to_first_token_seconds", seconds, model=model)
 
-    def finished(self, model: str, event: Finished, total_s: float, generating_s: float) -> None:
-        """An answer is complete; generating_s is the time since its first token."""
+    def generated(self, model: str, tokens: int) -> None:
+        """So many more tokens of an answer that is being written."""
+        self.count("appliance_generated_tokens_total", tokens, model=model)
+
+    def finished(self, model: str, event: Finished, total_s: float, generating_s: float, told: int = 0) -> None:
+        """An answer is complete; generating_s is the time since its first token. told: tokens of it that were counted as they came."""
         usage = event.usage
         self.count("appliance_sequences_finished_total", model=model, reason=event.reason)
         self.count("appliance_prompt_tokens_total", usage.prompt_tokens, model=model)
         self.count("appliance_cached_prompt_tokens_total", usage.cached_tokens, model=model)
-        self.count("appliance_generated_tokens_total", usage.completion_tokens, model=model)
+        self.generated(model, usage.completion_tokens - told)
         self.observe("appliance_request_duration_seconds", total_s, model=model)
         if usage.completion_tokens > 1:
             gap = generating_s / (usage.completion_tokens - 1)

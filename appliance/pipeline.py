@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -280,16 +281,20 @@ class _Stopwatch:
     def __init__(self, metrics: Metrics, model: str, clock: Clock, began: float) -> None:
         self._metrics, self._model, self._clock, self._began = metrics, model, clock, began
         self._first: dict[int, float] = {}
+        self._told: defaultdict[int, int] = defaultdict(int)
 
     def saw(self, event: Event) -> None:
         """Note one event."""
         now = self._clock()
-        if isinstance(event, Delta) and event.index not in self._first:
-            self._first[event.index] = now
-            self._metrics.first_token(self._model, now - self._began)
+        if isinstance(event, Delta):
+            self._metrics.generated(self._model, event.tokens)
+            self._told[event.index] += event.tokens
+            if event.index not in self._first:
+                self._first[event.index] = now
+                self._metrics.first_token(self._model, now - self._began)
         elif isinstance(event, Finished):
             first = self._first.get(event.index, now)
-            self._metrics.finished(self._model, event, now - self._began, now - first)
+            self._metrics.finished(self._model, event, now - self._began, now - first, self._told[event.index])
 
 
 def _sequences(request: GenerationRequest) -> Iterator[Generate]:

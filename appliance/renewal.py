@@ -42,8 +42,10 @@ class Renewal:
             return  # the cache has told it
 
     def _renew(self, old: Remembered) -> None:
-        model = self._served(old.model_name)
-        request = asked_again(old, self._cache.request_of(old), model, CacheWish(look=False, store=False))
+        model, kept = self._served(old.model_name), self._cache.request_of(old)
+        if not kept:
+            return  # forgotten meanwhile
+        request = asked_again(old, kept, model, CacheWish(look=False, store=False))
         who = self._recall.identity(request, old.namespace) if model else None
         if who is None:
             self._cache.was_renewed(old)

@@ -31,7 +31,7 @@ from appliance.errors import ApplianceError, ConfigError
 from appliance.forms import Form
 from appliance.history import History
 from appliance.integrity import HashCache
-from appliance.logs import configure, log
+from appliance.logs import LOGGER, configure, log
 from appliance.meaning import CALIBRATION, Encoders
 from appliance.metrics import Gauge, Metrics
 from appliance.pipeline import Engine, Pipeline
@@ -77,7 +77,7 @@ class Services:
             epoch=config.cache_epoch,
         )
         self.pipeline = Pipeline(engines, self.metrics, timeout_s=config.request_timeout_s, recall=recall)
-        self._changing = threading.Lock()
+        self._changing, self._keys = threading.Lock(), threading.Lock()
         self.history = History(self.metrics)
         self.access = Access(data_dir(config), log)
         self._janitor = Janitor([self._tell_cache_of_models, self._tick_cache, self.history.tick, self.access.tick])
@@ -216,8 +216,9 @@ class Services:
         self._auditor.start()
 
     def renew_auth(self) -> None:
-        """Keys were made or revoked."""
-        self.auth = Auth.from_config(self.config, self.access.key_digests())
+        """Keys were made or revoked. Raises StorageFailed."""
+        with self._keys:
+            self.auth = self.auth.with_made(*self.access.key_digests())
 
     def _tick_cache(self) -> None:
         if self.cache:
@@ -229,16 +230,16 @@ class Services:
             self.access.open()
         except (ApplianceError, OSError) as error:
             log("error", f"Nobody can sign in to the admin pages: {error}")
-            return
         self.renew_auth()
         if self.access.code:
-            log("info", f"To make the first administrator open /admin/first?code={self.access.code} in a browser.")
+            log("warning", f"To make the first administrator open /admin/first?code={self.access.code} in a browser.")
 
     def reload(self) -> None:
         """Take over what can change while running. An invalid configuration is told and the old one kept."""
         try:
             fresh = self._reload_config()
-            auth = Auth.from_config(fresh, self.access.key_digests())
+            made = self.access.key_digests()
+            auth = Auth.from_config(fresh).with_made(*made)
             if not (auth.required or fresh.allow_anonymous or is_loopback(self._bound_host)):
                 raise ConfigError(
                     f"The service listens on {self._bound_host}, and without a key everybody there could use it.",
@@ -247,7 +248,8 @@ class Services:
         except ConfigError as error:
             log("error", f"The configuration was not reloaded, the old one stays: {error}")
             return
-        self.auth = auth
+        with self._keys:
+            self.auth = auth.with_made(*self.access.key_digests())
         self.pipeline.timeout_s = fresh.request_timeout_s
         if self.cache:
             self.cache.set_budget(fresh.max_wrong_hits / 100)
@@ -309,8 +311,9 @@ class Janitor:
     """A thread for what is done now and then, a piece at a time."""
 
     def __init__(self, tasks: Sequence[Callable[[], None]], every_s: float = 1.0, name: str = "janitor") -> None:
-        """tasks: must not raise."""
+        """tasks: one that raises is told in the log, once for each fault, and tried again."""
         self._tasks, self._every_s, self._name = tasks, every_s, name
+        self._told: set[str] = set()
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -322,7 +325,12 @@ class Janitor:
     def _run(self) -> None:
         while not self._over.wait(self._every_s):
             for task in self._tasks:
-                task()
+                try:
+                    task()
+                except Exception as error:  # one fault must not end all upkeep
+                    if repr(error) not in self._told:
+                        self._told.add(repr(error))
+                        LOGGER.error(f"{self._name}: {error!r}", exc_info=error)
 
     def stop(self) -> None:
         """End it, after the task it is at. Safe to call again, and before the start."""

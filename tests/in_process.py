@@ -183,7 +183,7 @@ class Service:
         return load_config({"api_key": self.config.api_key or None}, os.environ)
 
     def renew_auth(self) -> None:
-        self.auth = Auth.from_config(self.config, self.access.key_digests())
+        self.auth = self.auth.with_made(*self.access.key_digests())
 
     @property
     def client(self) -> FlaskClient:

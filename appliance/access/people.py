@@ -131,7 +131,7 @@ def set_password(db: Database, number: int, password_hash: str, now: float) -> N
 
 
 def set_role(db: Database, number: int, role: Role, now: float) -> None:
-    """Another role. Raises NotFound, InvalidRequest for the last admin."""
+    """Another role; it counts at the next request. Raises NotFound, InvalidRequest for the last admin."""
     _not_the_last_admin(db, number, staying=role == "admin")
     db.execute("UPDATE people SET role = ?, changed = ? WHERE id = ?", [role, now, number])
 
@@ -151,11 +151,21 @@ def _not_the_last_admin(db: Database, number: int, staying: bool) -> None:
 
 
 def add_key(db: Database, name: str, digest: bytes, hint: str, made_by: str, now: float) -> int:
-    """Insert; the new number. Raises InvalidRequest when a key of that name is good."""
-    if db.execute("SELECT 1 FROM keys WHERE name = ? AND revoked IS NULL", [name]).fetchone():
-        raise InvalidRequest(f"There is a key named {name!r} already.", param="name", remedy="Choose another name, or revoke that one.")
+    """Insert; the new number. Raises InvalidRequest for the name of another key, good or revoked: what that one was answered belongs to its name."""
+    if db.execute("SELECT 1 FROM keys WHERE name = ?", [name]).fetchone():
+        raise InvalidRequest(f"There is or was a key named {name!r}.", param="name", remedy="Choose another name.")
     sql = "INSERT INTO keys (name, digest, hint, made_by, created) VALUES (?, ?, ?, ?, ?) RETURNING id"
     return int(db.execute(sql, [name, digest, hint, made_by, now]).fetchone()[0])
+
+
+def keys_ever(db: Database) -> bool:
+    """Whether there are keys, good or revoked."""
+    return db.execute("SELECT 1 FROM keys LIMIT 1").fetchone() is not None
+
+
+def forget_revoked_keys(db: Database) -> None:
+    """From now on it is as if they had never been."""
+    db.execute("DELETE FROM keys WHERE revoked IS NOT NULL")
 
 
 def keys(db: Database) -> list[Key]:
@@ -174,20 +184,24 @@ def revoke_key(db: Database, number: int, now: float) -> None:
         raise NotFound(f"There is no key {number} that is good.")
 
 
-def begin(db: Database, session: Session) -> None:
-    """Insert a session."""
-    values = [session.digest, session.person.id, session.began, session.renewed, session.used, session.address[:64], session.agent[:200]]
-    db.execute("INSERT INTO sessions (digest, person_id, began, renewed, used, address, agent) VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+def begin(db: Database, session: Session) -> bool:
+    """Insert a session; whether the person still has the password it was opened with."""
+    person = session.person
+    values = [session.digest, session.began, session.renewed, session.used, session.address[:64], session.agent[:200], person.id, person.password]
+    sql = (
+        "INSERT INTO sessions (digest, began, renewed, used, address, agent, person_id)"
+        " SELECT ?, ?, ?, ?, ?, ?, id FROM people WHERE id = ? AND password = ?"
+    )
+    return bool(db.execute(sql, values).rowcount)
 
 
-def session(db: Database, digest: bytes, since: float) -> Session | None:
-    """A session with its person, by the digest of its token, or of the one before if it was renewed after `since`: requests that were
-    sent together arrive with the same token."""
+def session(db: Database, digest: bytes) -> Session | None:
+    """A session with its person, by the digest of its token or of the one before."""
     sql = (
         "SELECT s.digest, s.began, s.renewed, s.used, s.address, s.agent, p.id, p.name, p.role, p.password, p.created, p.changed"
-        " FROM sessions s JOIN people p ON p.id = s.person_id WHERE s.digest = ? OR (s.before = ? AND s.renewed > ?)"
+        " FROM sessions s JOIN people p ON p.id = s.person_id WHERE s.digest = ? OR s.before = ?"
     )
-    row = db.execute(sql, [digest, digest, since]).fetchone()
+    row = db.execute(sql, [digest, digest]).fetchone()
     return Session(row[0], Person(*row[6:]), *row[1:6]) if row else None
 
 
@@ -202,8 +216,8 @@ def renew(db: Database, old: bytes, new: bytes, now: float) -> bool:
 
 
 def end(db: Database, digest: bytes) -> None:
-    """Sign out."""
-    db.execute("DELETE FROM sessions WHERE digest = ?", [digest])
+    """Sign out, by the digest of a session's token or of the one before."""
+    db.execute("DELETE FROM sessions WHERE digest = ? OR before = ?", [digest, digest])
 
 
 def forget_sessions(db: Database, unused_since: float, begun_before: float) -> int:

@@ -6,9 +6,12 @@ token is exchanged now and then, so that one that was copied does not last.
 
 from __future__ import annotations
 
+import ipaddress
 import secrets
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,6 +41,9 @@ TOUCH_S = 60.0
 SHORTEST_PASSWORD, LONGEST_PASSWORD = 10, 1000
 """NIST SP 800-63B: length counts, rules about characters do not."""
 WRITE_WAIT_S = 10.0
+LONGEST_BY_NAME_S = 5.0
+HASHES, HASH_WAIT_S = 2, 5.0
+RESERVED = frozenset({"anonymous", "audit", "renewal", "everybody", "cache"})
 CODE_LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
 
 
@@ -54,7 +60,8 @@ class Access:
 
     def __init__(self, folder: Path, log: Callable[[str, str], None], *, now: Callable[[], float] = time.time) -> None:
         self._folder, self._log, self._now = folder, log, now
-        self._throttle = Throttle(now)
+        self._tries, self._names = Throttle(now), Throttle(now, LONGEST_BY_NAME_S)
+        self._hashes = threading.BoundedSemaphore(HASHES)
         self._opened = False
         self._ticked = 0.0
         self.code = ""
@@ -87,33 +94,28 @@ class Access:
         """The first person, an admin, signed in; see `sign_in`. Raises PermissionDenied for another code, or when there is somebody."""
         if not self.code:
             raise PermissionDenied("The first person is there already.", remedy="Sign in.")
-        self._pause(f"address {address}")
+        where = f"address {_network(address)}"
+        _pause(self._tries.pause_s(where))
         if not secrets.compare_digest(code.strip().upper().encode(), self.code.encode()):
-            self._throttle.failed(f"address {address}")
+            self._tries.failed(where)
             raise PermissionDenied("That is not the code.", remedy="It stands in the log of the service, where it says how to open the admin page.")
-        self.add(name, "admin", password, first=True)
+        self.add(name, "admin", password, "the code of the log", first=True)
         self.code = ""
         return self.sign_in(name, password, address, agent)
 
-    def add(self, name: str, role: Role, password: str, first: bool = False) -> int:
-        """A new person; the number. first: only where there is none. Raises InvalidRequest, StorageFailed."""
-        name, hashed = checked_name(name), generate_password_hash(_checked_password(password))
+    def add(self, name: str, role: Role, password: str, by: str = "", first: bool = False) -> int:
+        """A new person; the number. by: who does it. first: only where there is none. Raises InvalidRequest, StorageFailed."""
+        self._ready()
+        name, hashed = checked_name(name), self._hashed(password)
 
         def work(db: people.Database) -> int:
             if first and people.count(db):
                 raise PermissionDenied("The first person is there already.", remedy="Sign in.")
             return people.add(db, name, role, hashed, self._now())
 
-        return self._writer.do(work, WRITE_WAIT_S)
-
-    def change_password(self, person: Person, old: str, new: str) -> None:
-        """All sessions of the person end. Raises AuthenticationFailed for a wrong old one, InvalidRequest for a bad new one."""
-        self._pause(f"name {person.name.casefold()}")
-        if not check_password_hash(person.password, old[:LONGEST_PASSWORD]):
-            self._throttle.failed(f"name {person.name.casefold()}")
-            raise AuthenticationFailed("The present password is another one.", param="old")
-        hashed = generate_password_hash(_checked_password(new))
-        self._writer.do(lambda db: people.set_password(db, person.id, hashed, self._now()), WRITE_WAIT_S)
+        number = self._writer.do(work, WRITE_WAIT_S)
+        self._log("info", f"{name!r} may sign in as {role}, by {by!r}.")
+        return number
 
     def everybody(self) -> list[Person]:
         """All people by name. Raises Unavailable, StorageFailed."""
@@ -121,27 +123,37 @@ class Access:
         with self._readers.reading() as db:
             return people.everybody(db)
 
-    def set_role(self, number: int, role: Role) -> None:
-        """Raises NotFound, InvalidRequest for the last admin, StorageFailed."""
-        self._writer.do(lambda db: people.set_role(db, number, role, self._now()), WRITE_WAIT_S)
+    def change(self, number: int, role: Role | None, password: str | None, by: str) -> None:
+        """Another role, another password (all sessions of the person end then), or both. Raises NotFound, InvalidRequest for a bad password
+        and for the last admin; then nothing is changed."""
+        hashed = self._hashed(password) if password else None
 
-    def set_password(self, number: int, password: str) -> None:
-        """By an admin, who need not know the old one; all sessions of the person end. Raises NotFound, InvalidRequest."""
-        hashed = generate_password_hash(_checked_password(password))
-        self._writer.do(lambda db: people.set_password(db, number, hashed, self._now()), WRITE_WAIT_S)
+        def work(db: people.Database) -> None:
+            if role:
+                people.set_role(db, number, role, self._now())
+            if hashed:
+                people.set_password(db, number, hashed, self._now())
 
-    def remove(self, number: int) -> None:
+        self._writer.do(work, WRITE_WAIT_S)
+        self._log("info", f"Person {number} was given {' and '.join(filter(None, (role and f'the role {role}', hashed and 'another password')))}, by {by!r}.")
+
+    def remove(self, number: int, by: str) -> None:
         """Raises NotFound, InvalidRequest for the last admin, StorageFailed."""
         self._writer.do(lambda db: people.remove(db, number), WRITE_WAIT_S)
+        self._log("info", f"Person {number} was removed, by {by!r}.")
 
     # -- keys ----------------------------------------------------------------------------------------------------------
 
-    def make_key(self, name: str, made_by: str) -> tuple[int, str]:
+    def make_key(self, name: str, by: str) -> tuple[int, str]:
         """(number, the key): only its digest is kept, so nobody can look at it again. Raises InvalidRequest, StorageFailed."""
         self._ready()
         name, key = checked_name(name), "ak-" + secrets.token_urlsafe(30)
+        if "/" in name or name.casefold() in RESERVED:  # names are namespaces of the cache
+            raise InvalidRequest(f"A key cannot be named {name!r}.", param="name", remedy="Choose a name without / that is not taken by the service itself.")
         digest = people.digest_of(key)
-        return self._writer.do(lambda db: people.add_key(db, name, digest, key[:7], made_by, self._now()), WRITE_WAIT_S), key
+        number = self._writer.do(lambda db: people.add_key(db, name, digest, key[:7], by, self._now()), WRITE_WAIT_S)
+        self._log("info", f"Key {number} {name!r} was made, by {by!r}.")
+        return number, key
 
     def keys(self) -> list[Key]:
         """All, with those that were revoked. Raises Unavailable, StorageFailed."""
@@ -149,62 +161,78 @@ class Access:
         with self._readers.reading() as db:
             return people.keys(db)
 
-    def key_digests(self) -> dict[bytes, str]:
-        """The names of the keys that are good, by the SHA-256 of the key; none where the file is not open."""
+    def key_digests(self) -> tuple[dict[bytes, str], bool]:
+        """(the names of the keys that are good, by the SHA-256 of the key; whether a key is needed even if there is none). A box that had keys,
+        or may have had, does not open by itself."""
         if not self._opened:
-            return {}
+            return {}, (self._folder / FILE).exists()
         with self._readers.reading() as db:
-            return people.key_digests(db)
+            return people.key_digests(db), people.keys_ever(db)
 
-    def revoke_key(self, number: int) -> None:
+    def revoke_key(self, number: int, by: str) -> None:
         """Raises NotFound, StorageFailed."""
         self._writer.do(lambda db: people.revoke_key(db, number, self._now()), WRITE_WAIT_S)
+        self._log("info", f"Key {number} was revoked, by {by!r}.")
+
+    def open_to_all(self, by: str) -> None:
+        """Forget the revoked keys: where no key is good, none is needed any more. Raises StorageFailed."""
+        self._writer.do(people.forget_revoked_keys, WRITE_WAIT_S)
+        self._log("warning", f"Revoked keys were forgotten, by {by!r}.")
 
     # -- sessions ------------------------------------------------------------------------------------------------------
 
     def sign_in(self, name: str, password: str, address: str, agent: str) -> tuple[str, Session]:
-        """(token for the cookie, session). Raises AuthenticationFailed, which does not tell whether there is such a person, TooManyTries."""
+        """(token for the cookie, session). Raises AuthenticationFailed, which does not tell whether there is such a person, TooManyTries.
+
+        A try counts from its beginning, so that many at once gain nothing. One address waits longer and longer; a name by itself costs
+        a few seconds only, or anybody could keep its owner out.
+        """
         self._ready()
-        who = (f"name {name.strip().casefold()[:people.LONGEST_NAME]}", f"address {address}")
-        self._pause(*who)
+        name, where = name.strip(), f"address {_network(address)}"
+        who = name.casefold()[: people.LONGEST_NAME]
+        _pause(max(self._tries.pause_s(where), self._names.pause_s(who)))
+        self._tries.failed(where)
+        self._names.failed(who)
         with self._readers.reading() as db:
-            person = people.find(db, name.strip())
-        known = person.password if person else _nobodys_password()
-        if not check_password_hash(known, password[:LONGEST_PASSWORD]) or person is None:
-            self._throttle.failed(*who)
+            person = people.find(db, name)
+        if not self._right(person.password if person else _nobodys_password(), password) or person is None:
+            self._log("warning", f"Somebody at {address} was not let in as {name[: people.LONGEST_NAME]!r}.")
             raise AuthenticationFailed("Name and password do not belong together.", remedy="Try again; an administrator can set another password.")
-        self._throttle.succeeded(who[0])
         token, now = secrets.token_urlsafe(32), self._now()
         session = Session(people.digest_of(token), person, now, now, now, address, agent)
-        self._writer.do(lambda db: people.begin(db, session), WRITE_WAIT_S)
+        if not self._writer.do(lambda db: people.begin(db, session), WRITE_WAIT_S):
+            raise AuthenticationFailed("The password was changed a moment ago.", remedy="Sign in with the new one.")
+        self._tries.succeeded(where)
+        self._names.succeeded(who)
+        self._log("info", f"{person.name!r} signed in from {address}.")
         return token, session
 
     def signed_in(self, token: str) -> Signed | None:
         """The session of a token, None when it is over or was never one. Counts as a use. Raises Unavailable, StorageFailed."""
         self._ready()
+        digest, now = people.digest_of(token), self._now()
         with self._readers.reading() as db:
-            session = people.session(db, people.digest_of(token), self._now() - GRACE_S)
-        now = self._now()
+            session = people.session(db, digest)
         if session is None:
             return None
-        if now - session.used > IDLE_S or now - session.began > LONGEST_S:
+        late = digest != session.digest and now - session.renewed > GRACE_S  # somebody goes on with a copy
+        if late or now - session.used > IDLE_S or now - session.began > LONGEST_S:
             self._writer.do(lambda db: people.end(db, session.digest), WRITE_WAIT_S)
+            if late:
+                self._log("warning", f"A session of {session.person.name!r} was ended: a token came that was exchanged long ago.")
             return None
         if now - session.renewed > RENEW_S:
             fresh = secrets.token_urlsafe(32)
-            digest = people.digest_of(fresh)
-            if self._writer.do(lambda db: people.renew(db, session.digest, digest, now), WRITE_WAIT_S):
-                return Signed(replace(session, digest=digest, renewed=now, used=now), fresh)
+            renewed = people.digest_of(fresh)
+            if self._writer.do(lambda db: people.renew(db, session.digest, renewed, now), WRITE_WAIT_S):
+                return Signed(replace(session, digest=renewed, renewed=now, used=now), fresh)
         elif now - session.used > TOUCH_S:
             self._writer.do(lambda db: people.touch(db, session.digest, now), WRITE_WAIT_S)
         return Signed(session)
 
     def sign_out(self, token: str) -> None:
         """End the session of a token, if there is one."""
-        with self._readers.reading() as db:
-            session = people.session(db, people.digest_of(token), self._now() - GRACE_S)
-        if session:
-            self._writer.do(lambda db: people.end(db, session.digest), WRITE_WAIT_S)
+        self._writer.do(lambda db: people.end(db, people.digest_of(token)), WRITE_WAIT_S)
 
     def tick(self) -> None:
         """Forget sessions that are over. Never raises."""
@@ -217,18 +245,45 @@ class Access:
         except ApplianceError:
             return  # the writer has told it
 
-    def _pause(self, *names: str) -> None:
-        pause = self._throttle.pause_s(*names)
-        if pause > 0:
-            raise TooManyTries("Too many wrong tries.", remedy=f"Try again in {max(1, round(pause))} s.", retry_after_s=pause)
+    def _hashed(self, password: str) -> str:
+        _check(password)
+        with self._hashing():
+            return generate_password_hash(password)
+
+    def _right(self, known: str, password: str) -> bool:
+        with self._hashing():
+            return check_password_hash(known, password[:LONGEST_PASSWORD])
+
+    @contextmanager
+    def _hashing(self) -> Iterator[None]:
+        """A hash takes 32 MB and a tenth of a second: a crowd of them would take the engines' memory and cores."""
+        if not self._hashes.acquire(timeout=HASH_WAIT_S):
+            raise TooManyTries("Too many people sign in at once.", remedy="Try again in a moment.", retry_after_s=HASH_WAIT_S)
+        try:
+            yield
+        finally:
+            self._hashes.release()
 
 
-def _checked_password(password: str) -> str:
+def _pause(seconds: float) -> None:
+    if seconds > 0:
+        raise TooManyTries("Too many wrong tries.", remedy=f"Try again in {max(1, round(seconds))} s.", retry_after_s=seconds)
+
+
+def _network(address: str) -> str:
+    """What one person has: an IPv4 address, or a /64 of IPv6."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return str(ipaddress.ip_network((found, 64), strict=False)) if found.version == 6 else address
+
+
+def _check(password: str) -> None:
     if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
         raise InvalidRequest(
             f"A password has {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters; this one has {len(password)}.", param="password", remedy="Several words are easy to keep in mind."
         )
-    return password
 
 
 def _nobodys_password() -> str:

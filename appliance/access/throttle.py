@@ -16,8 +16,8 @@ MOST_KEPT = 10_000
 class Throttle:
     """Counts wrong tries by any name. Thread-safe; bounded."""
 
-    def __init__(self, now: Callable[[], float]) -> None:
-        self._now = now
+    def __init__(self, now: Callable[[], float], longest_s: float = LONGEST_PAUSE_S) -> None:
+        self._now, self._longest_s = now, longest_s
         self._lock = threading.Lock()
         self._tries: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
@@ -45,5 +45,5 @@ class Throttle:
         count, at = self._tries.get(name, (0, 0.0))
         if count < FREE:
             return 0.0
-        pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(count - FREE, 20))
+        pause = min(self._longest_s, FIRST_PAUSE_S * 2.0 ** min(count - FREE, 20))
         return max(0.0, at + pause - self._now())

@@ -34,7 +34,8 @@ class Desk:
         with self.cache.reading("state") as db:
             for row in rows:
                 context = _context(asked[row.id])
-                if context is not None and reviewed.equal(db, [row.namespace], context, row.question) is None:
+                known = None if context is None else reviewed.equal(db, [row.namespace], context, row.question)
+                if context is not None and (known is None or known.state != reviewed.LIVE or self._over(known)):
                     found.append({name: getattr(row, name) for name in MEANT})
                 if len(found) == most:
                     break
@@ -57,9 +58,13 @@ class Desk:
         wanted = text.casefold()
         fitting = [(row, questions) for row, questions in rows if wanted in "\n".join([row.answer, *questions]).casefold()]
         return [
-            {name: getattr(row, name) for name in ("id", "namespace", "answer", "owner", "source", "reviewed", "expires", "state", "hits")} | {"questions": questions}
+            {name: getattr(row, name) for name in ("id", "namespace", "answer", "owner", "source", "reviewed", "expires", "hits")}
+            | {"questions": questions, "state": "expired" if self._over(row) else row.state}
             for row, questions in fitting[-most:][::-1]
         ]
+
+    def _over(self, row: reviewed.Reviewed) -> bool:
+        return row.expires is not None and row.expires <= self.now()
 
     def approve(self, number: int, owner: str, answer: str | None = None, source: str = "", expires: float | None = None) -> int:
         """A generated answer, or other words for it, becomes a reviewed one; its number. Raises NotFound, InvalidRequest."""

@@ -215,6 +215,8 @@ def set_state(db: Database, number: int, state: str, owner: str, now: float) -> 
     """live or rejected, in whose name. Raises NotFound."""
     get(db, number)
     db.execute("UPDATE reviewed SET state = ?, owner = ?, reviewed = ? WHERE id = ?", [state, owner, now, number])
+    if state == LIVE:  # else it would be given again by its word only
+        db.execute("UPDATE reviewed SET expires = NULL WHERE id = ? AND expires <= ?", [number, now])
 
 
 def rewrite(db: Database, number: int, answer: str, owner: str, now: float) -> None:

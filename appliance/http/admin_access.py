@@ -8,6 +8,7 @@ from typing import Any, cast
 from flask import Blueprint, Response, g, render_template
 
 from appliance.access.people import ROLES, Person, Role
+from appliance.errors import InvalidRequest
 from appliance.http.answering import reply
 from appliance.http.contract import Services, needs
 from appliance.http.incoming import read_body
@@ -38,23 +39,33 @@ def blueprint(services: Services) -> Blueprint:
     def make_key() -> Response:
         """{"name"}; the answer is the only place where the key stands."""
         name = text(read_body().get("name"), "name")
-        number, key = services.access.make_key(name, g.signed.session.person.name)
+        if services.auth.configured(name):
+            raise InvalidRequest(f"The configuration has a key named {name!r}.", param="name", remedy="Choose another name.")
+        number, key = services.access.make_key(name, _by())
         services.renew_auth()
         return reply({"number": number, "key": key})
 
     @routes.post("/admin/api/keys/<int:number>/revoke")
     @needs("admin")
     def revoke(number: int) -> Response:
-        services.access.revoke_key(number)
+        services.access.revoke_key(number, _by())
         services.renew_auth()
         return reply({"revoked": number})
+
+    @routes.post("/admin/api/keys/none")
+    @needs("admin")
+    def open_to_all() -> Response:
+        """Forget the revoked keys; where no key is good, none is needed any more."""
+        services.access.open_to_all(_by())
+        services.renew_auth()
+        return reply({"key_required": services.auth.required})
 
     @routes.post("/admin/api/people")
     @needs("admin")
     def add() -> Response:
         """{"name", "role", "password"}"""
         body = read_body()
-        number = services.access.add(text(body.get("name"), "name"), _role(body), text(body.get("password"), "password"))
+        number = services.access.add(text(body.get("name"), "name"), _role(body), text(body.get("password"), "password"), _by())
         return reply({"person": number})
 
     @routes.post("/admin/api/people/<int:number>")
@@ -62,19 +73,21 @@ def blueprint(services: Services) -> Blueprint:
     def change(number: int) -> Response:
         """{"role", "password"}; what is not given stays."""
         body = read_body()
-        if body.get("role"):
-            services.access.set_role(number, _role(body))
-        if body.get("password"):
-            services.access.set_password(number, text(body["password"], "password"))
+        role = _role(body) if body.get("role") else None
+        services.access.change(number, role, text(body["password"], "password") if body.get("password") else None, _by())
         return reply({"person": number})
 
     @routes.post("/admin/api/people/<int:number>/remove")
     @needs("admin")
     def remove(number: int) -> Response:
-        services.access.remove(number)
+        services.access.remove(number, _by())
         return reply({"removed": number})
 
     return routes
+
+
+def _by() -> str:
+    return g.signed.session.person.name
 
 
 def _role(body: dict[str, Any]) -> Role:

@@ -11,6 +11,7 @@ from flask import Blueprint, Response, g, render_template
 
 from appliance.config import data_dir
 from appliance.errors import ApplianceError
+from appliance.history import Sample
 from appliance.http.answering import reply
 from appliance.http.contract import Services, needs
 from appliance.http.health import model_state, why_not_ready
@@ -56,8 +57,22 @@ def now(services: Services) -> dict[str, Any]:
         "cache": _cache(services),
         "machine": _machine(services),
         "history": [asdict(sample) for sample in samples],
+        "minutes": _minutes(samples),
     }
     return found | {"attention": _attention(services, found)}
+
+
+def _minutes(samples: list[Sample]) -> list[dict[str, Any]]:
+    """The samples six by six, the newest first."""
+    found = []
+    for end in range(len(samples), 0, -6):
+        some = samples[max(0, end - 6):end]
+        firsts = [sample.first_token_s for sample in some if sample.first_token_s is not None]
+        found.append({
+            "at": some[-1].at, "tokens_per_s": sum(s.tokens_per_s for s in some) / len(some), "answers": sum(s.answers for s in some),
+            "hits": sum(s.hits for s in some), "first_token_s": sum(firsts) / len(firsts) if firsts else None, "cpu": sum(s.cpu for s in some) / len(some),
+        })  # fmt: skip
+    return found
 
 
 def _cache(services: Services) -> dict[str, Any] | None:

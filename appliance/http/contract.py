@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from appliance.access.people import Role
 from appliance.access.service import Access
@@ -37,8 +37,8 @@ class Services(Protocol):
         """Keys were made or revoked."""
 
 
-def needs(role: Role) -> Callable[[View], View]:
-    """Mark a view of the admin pages: who asks must be signed in with this role, or as an admin."""
+def needs(role: Role | Literal["any"]) -> Callable[[View], View]:
+    """Mark a view of the admin pages: who asks must be signed in with this role, or as an admin; any: with whatever role."""
 
     def mark(view: View) -> View:
         view.role = role  # type: ignore[attr-defined]
@@ -47,7 +47,7 @@ def needs(role: Role) -> Callable[[View], View]:
     return mark
 
 
-def role_of(view: Callable[..., Any] | None) -> Role | None:
+def role_of(view: Callable[..., Any] | None) -> Role | Literal["any"] | None:
     """The role that the view was marked with."""
     return getattr(view, "role", None)
 

@@ -50,8 +50,10 @@ def create_app(services: Services) -> Flask:
         route = request.url_rule.rule if request.url_rule else "unmatched"
         g.story = Story(request_id(request.headers.get("X-Request-Id")), request.method, route, quiet=open_to_all)
         role = role_of(view)
+        if request.path.startswith(signing.HOME):
+            signing.own_name(services.auth)
         if role:
-            g.signed = signing.check(services.access, role)
+            signing.check(services.access, role)
             g.story.principal = g.signed.session.person.name
         elif view is not None and not open_to_all:
             g.story.principal = services.auth.identify(request.headers).name

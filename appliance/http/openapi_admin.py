@@ -38,6 +38,7 @@ def paths(operation: Callable[..., Schema]) -> Schema:
         "/admin/api/access": told("admin_access", "People and API keys."),
         "/admin/api/keys": done("admin_make_key", "A new API key; the answer is the only place where it stands.", ["name"], name=TEXT),
         "/admin/api/keys/{number}/revoke": done("admin_revoke_key", "The key is good no more.", [], number=NUMBER),
+        "/admin/api/keys/none": done("admin_open_to_all", "Forget revoked keys; where no key is good, none is needed any more.", []),
         "/admin/api/people": done("admin_add_person", "Somebody who may sign in.", ["name", "role", "password"], name=TEXT, role=ROLE, password=TEXT),
         "/admin/api/people/{number}": done("admin_change_person", "Another role or password.", [], number=NUMBER, role=ROLE, password=TEXT),
         "/admin/api/people/{number}/remove": done("admin_remove_person", "Forget a person.", [], number=NUMBER),

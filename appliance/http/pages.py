@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from flask import Blueprint, Response, render_template, send_from_directory
+from flask import Blueprint, Response, render_template, request, send_from_directory
 
 from appliance.clock import utc_date
+from appliance.errors import NotFound
 from appliance.http.contract import Services, public
 
 POLICY = "; ".join(
@@ -16,10 +17,11 @@ POLICY = "; ".join(
         "form-action 'self'", "base-uri 'none'", "frame-ancestors 'none'",
     )
 )  # fmt: skip
+SERVED = (".css", ".js", ".svg")
 HEADERS = {
     "Content-Security-Policy": POLICY,
     "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # with no-referrer a form would name no origin, and so could not be told from another site's
     "Cache-Control": "no-cache",  # asked for again each time, by its ETag: after an upgrade page and script belong together
 }
 
@@ -37,6 +39,8 @@ def guarded(routes: Blueprint) -> Blueprint:
     @routes.after_request
     def guard(response: Response) -> Response:
         response.headers.update(HEADERS)
+        if request.path.startswith("/admin"):
+            response.headers["Cache-Control"] = "no-store"  # nothing of it stays behind the Back button after signing out
         return response
 
     return routes
@@ -63,6 +67,8 @@ def blueprint(services: Services) -> Blueprint:
     @routes.get("/static/<path:name>")
     @public
     def static(name: str) -> Response:
+        if not name.endswith(SERVED):
+            raise NotFound(f"There is no {name[:100]!r} here.")
         return send_from_directory(folder / "static", name)
 
     return routes

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
 from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, g, redirect, render_template, request
 
 from appliance.access.people import Role
-from appliance.access.service import Access, Signed
+from appliance.access.service import Access
+from appliance.auth import Auth
 from appliance.errors import ApplianceError, AuthenticationFailed, PermissionDenied
 from appliance.http.contract import Services, needs, public
 from appliance.http.pages import guarded
@@ -25,17 +27,26 @@ class NotSignedIn(AuthenticationFailed):
     code = "not_signed_in"
 
 
-def check(access: Access, role: Role) -> Signed:
-    """Who is signed in. Raises NotSignedIn, PermissionDenied for another role or for a form of another site."""
+def check(access: Access, role: Role | Literal["any"]) -> None:
+    """Put who is signed in into `g.signed`. Raises NotSignedIn, PermissionDenied for another role or for a form of another site."""
     signed = access.signed_in(request.cookies.get(COOKIE, ""))
     if signed is None:
         raise NotSignedIn("Nobody is signed in.", remedy=f"Sign in at {SIGN_IN}.")
+    g.signed = signed  # before anything is refused: its cookie may have a new token
     if request.method not in SAFE:
         own_page()
     person = signed.session.person
-    if person.role not in (role, "admin"):
+    if role != "any" and person.role not in (role, "admin"):
         raise PermissionDenied(f"This needs the role {role}; {person.name} has {person.role}.", remedy="An administrator can change it.")
-    return signed
+
+
+def own_name(auth: Auth) -> None:
+    """A stranger's domain can be made to resolve to this machine, and its pages would then be of one origin with ours. Raises PermissionDenied."""
+    if not auth.is_ours(request.host):
+        raise PermissionDenied(
+            f"The admin pages are not opened under the name {request.host[:100]!r}.",
+            remedy="Open them by the machine's IP address or local name, or set `names` to the domain name it has.",
+        )
 
 
 def own_page() -> None:
@@ -43,15 +54,16 @@ def own_page() -> None:
 
     Browsers say so in Sec-Fetch-Site; older ones, and all of them without TLS, name the page's origin.
     """
-    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
-    if site == "same-origin" or (site is None and origin and urlsplit(origin).netloc == request.host):
+    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin", "")
+    if site == "same-origin" or (site is None and origin.partition("://")[2] == request.host):
         return
     raise PermissionDenied("This was not sent by a page of this service.", remedy="Open the admin page and do it there.")
 
 
 def set_cookie(response: Response, token: str) -> None:
-    """Strict: no other site's link opens the pages as whoever is signed in."""
-    response.set_cookie(COOKIE, token, httponly=True, secure=request.is_secure, samesite="Strict", path=HOME)
+    """Strict: no other site's link opens the pages as whoever is signed in. Secure also behind a proxy that speaks TLS for us."""
+    secure = request.is_secure or request.headers.get("Origin", "").startswith("https://")
+    response.set_cookie(COOKIE, token, httponly=True, secure=secure, samesite="Strict", path=HOME)
 
 
 def blueprint(services: Services) -> Blueprint:
@@ -95,7 +107,7 @@ def blueprint(services: Services) -> Blueprint:
         return _entered(token, HOME)
 
     @routes.post("/admin/sign-out")
-    @needs("user")
+    @needs("any")
     def sign_out() -> Response:
         services.access.sign_out(request.cookies.get(COOKIE, ""))
         g.signed = None

@@ -32,11 +32,22 @@ def test_a_key_is_shown_once_opens_the_api_and_stops_when_it_is_revoked(box, hel
     found = client.get("/admin/api/access")
     assert made["key"] not in found.text and found.get_json()["keys"][0]["name"] == "till" and found.get_json()["key_required"]
     assert post(client, f"keys/{made['number']}/revoke").status_code == 200
-    post(client, "keys", name="another")
-    assert programs.post("/v1/chat/completions", json=hello, headers=bearer).status_code == 401
+    for headers in (bearer, {}):
+        assert programs.post("/v1/chat/completions", json=hello, headers=headers).status_code == 401, "the box does not open by itself"
     assert post(client, f"keys/{made['number']}/revoke").status_code == 404
-    assert post(client, "keys", name="till").status_code == 200, "the name is free again"
-    assert post(client, "keys", name="TILL").status_code == 400
+    assert post(client, "keys", name="TILL").status_code == 400, "what it was answered belongs to its name"
+    assert post(client, "keys/none").get_json() == {"key_required": False}
+    assert programs.post("/v1/chat/completions", json=hello).status_code == 200
+
+
+def test_keys_of_the_configuration_stay_and_keep_their_names(make_service, hello):
+    service = make_service(people=True, api_key=("sesame",))
+    client = service.client
+    client.post("/admin/first", data={"code": service.access.code, "name": "Ann", "password": PASSWORD}, headers=OURS)
+    assert post(client, "keys", name="key-1").status_code == 400
+    number = post(client, "keys", name="till").get_json()["number"]
+    post(client, f"keys/{number}/revoke")
+    assert service.client.post("/v1/chat/completions", json=hello, headers={"Authorization": "Bearer sesame"}).status_code == 200
 
 
 def test_the_last_administrator_stays(box):
@@ -67,7 +78,7 @@ def test_a_new_password_and_a_removal_end_the_sessions(box):
     [
         ("keys", {}, 400), ("keys", {"name": " "}, 400), ("keys", {"name": "a\u202e\n"}, 400), ("people", {"name": "B", "role": "king", "password": PASSWORD}, 400),
         ("people", {"name": "B", "role": "user", "password": "short"}, 400), ("people/99", {"role": "user"}, 404), ("people/99/remove", {}, 404),
-        ("people/99", {"password": PASSWORD}, 404),
+        ("people/99", {"password": PASSWORD}, 404), ("people/1", {"role": "user", "password": "short"}, 400),
     ],
 )  # fmt: skip
 def test_bad_input_is_refused_in_words(box, path, body, status):

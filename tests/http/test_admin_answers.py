@@ -56,6 +56,10 @@ def test_a_written_answer_has_many_phrasings_and_can_be_taken_back(desk):
     desk.post(f"reviewed/{number}", state="live")
     desk.post(f"reviewed/{number}", state="expired")
     assert desk.ask("who has the key")[0] == "echo: who has the key"
+    found = desk.get()
+    assert found["reviewed"][0]["state"] == "expired" and "who has the key" in [row["question"] for row in found["unreviewed"]]
+    desk.post(f"reviewed/{number}", state="live")
+    assert desk.ask("who has the key")[0] == "The night porter."
 
 
 def test_forgetting_shows_first_what_would_go(desk):

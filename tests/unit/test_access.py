@@ -111,37 +111,88 @@ def test_a_token_is_exchanged_and_the_old_one_is_good_for_a_moment(access, clock
     fresh = access.signed_in(token).token
     assert fresh and access.signed_in(fresh).token is None
     assert access.signed_in(token).token is None, "a request that was sent before"
-    clock.time += service.GRACE_S + 1
-    assert access.signed_in(token) is None and access.signed_in(fresh) is not None
 
 
-def test_signing_out_and_another_password_end_sessions(access):
+def test_a_copy_of_an_old_token_ends_the_session(access, clock):
     token = first(access)
-    access.sign_out(token)
-    assert access.signed_in(token) is None
+    clock.time += service.RENEW_S + 1
+    fresh = access.signed_in(token).token
+    clock.time += service.GRACE_S + 1
+    assert access.signed_in(token) is None and access.signed_in(fresh) is None
+
+
+def test_signing_out_and_another_password_end_sessions(access, clock):
+    token = first(access)
+    clock.time += service.RENEW_S + 1
+    fresh = access.signed_in(token).token
+    access.sign_out(token)  # sent before the new token arrived
+    assert access.signed_in(fresh) is None
     one, session = access.sign_in("Ann", PASSWORD, "10.0.0.1", "")
-    with pytest.raises(AuthenticationFailed):
-        access.change_password(session.person, "wrong password", "a new one, longer")
-    access.change_password(session.person, PASSWORD, "a new one, longer")
+    access.change(session.person.id, None, "a new one, longer", "Bob")
     assert access.signed_in(one) is None
     access.sign_in("Ann", "a new one, longer", "10.0.0.1", "")
 
 
-def test_guessing_gets_slow_for_the_name_and_for_the_address(access, clock):
+def test_nobody_gets_in_with_a_password_that_is_being_changed(access, monkeypatch):
+    first(access)
+    right = access._right
+
+    def slow(known, password):
+        found = right(known, password)
+        access.change(access.everybody()[0].id, None, "a new one, longer", "Bob")
+        return found
+
+    monkeypatch.setattr(access, "_right", slow)
+    with pytest.raises(AuthenticationFailed, match="changed"):
+        access.sign_in("Ann", PASSWORD, "10.0.0.1", "")
+
+
+def test_guessing_gets_slow_for_an_address_and_never_keeps_the_owner_out(access, clock):
     first(access)
     for number in range(FREE):
         with pytest.raises(AuthenticationFailed):
-            access.sign_in("Ann", f"guess number {number}", f"10.0.1.{number}", "")
+            access.sign_in(f"name {number}", PASSWORD, "10.0.9.9", "")
     with pytest.raises(TooManyTries) as refused:
-        access.sign_in("ann", PASSWORD, "10.0.0.1", "")
+        access.sign_in("Ann", PASSWORD, "10.0.9.9", "")
     assert refused.value.retry_after_s and refused.value.status == 429
-    clock.time += refused.value.retry_after_s
-    access.sign_in("Ann", PASSWORD, "10.0.0.1", "")
+    for number in range(40):  # a crowd of addresses
+        with pytest.raises((AuthenticationFailed, TooManyTries)):
+            access.sign_in("Ann", f"guess number {number}", f"10.0.{number}.1", "")
+        clock.time += 4
+    clock.time += service.LONGEST_BY_NAME_S
+    access.sign_in("ann", PASSWORD, "10.0.0.1", "")
+
+
+def test_the_addresses_of_one_ipv6_network_are_one(access):
+    first(access)
     for number in range(FREE):
         with pytest.raises(AuthenticationFailed):
-            access.sign_in(f"name {number}", PASSWORD, "10.0.9.9", "")
+            access.sign_in(f"name {number}", PASSWORD, f"fd00::{number}", "")
     with pytest.raises(TooManyTries):
-        access.sign_in("Ann", PASSWORD, "10.0.9.9", "")
+        access.sign_in("Ann", PASSWORD, "fd00::ffff", "")
+    access.sign_in("Ann", PASSWORD, "fd00:0:0:1::1", "")
+
+
+def test_a_crowd_that_signs_in_hashes_two_at_a_time(access, monkeypatch):
+    first(access)
+    monkeypatch.setattr(service, "HASH_WAIT_S", 0.01)
+    with access._hashing(), access._hashing(), pytest.raises(TooManyTries, match="at once"):
+        access.sign_in("Ann", PASSWORD, "10.0.0.1", "")
+    access.sign_in("Ann", PASSWORD, "10.0.0.1", "")
+
+
+def test_a_box_that_had_keys_does_not_open_by_itself(access, tmp_path):
+    assert access.key_digests() == ({}, False)
+    number, key = access.make_key("till", "Ann")
+    assert access.key_digests() == ({people.digest_of(key): "till"}, True)
+    access.revoke_key(number, "Ann")
+    assert access.key_digests() == ({}, True)
+    assert Access(tmp_path, lambda level, words: None).key_digests() == ({}, True), "a file that is not open"
+    access.open_to_all("Ann")
+    assert access.key_digests() == ({}, False)
+    for name in ("a/b", "anonymous", ""):
+        with pytest.raises(InvalidRequest):
+            access.make_key(name, "Ann")
 
 
 def test_pauses_double_up_to_a_limit_and_wrong_tries_are_forgotten(clock):

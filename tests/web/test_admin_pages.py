@@ -127,7 +127,7 @@ def test_a_key_made_in_the_page_works_and_stops_when_it_is_revoked(address_of, o
     page = open_page(address + "/admin/access", allowed="401")
     enter(page, address_of.service.access.code)
     page.get_by_role("link", name="Access").click()
-    page.get_by_label("Name of the new key").fill("<i>till</i>")
+    page.get_by_label("Name of the new key").fill("<i>till")
     page.get_by_role("button", name="Make a key").click()
     key = page.locator("#key").inner_text()
 
@@ -136,12 +136,12 @@ def test_a_key_made_in_the_page_works_and_stops_when_it_is_revoked(address_of, o
 
     assert models(key) == 200 and models("ak-made-up") == 401
     page.reload()
-    expect(page.get_by_role("row", name="<i>till</i>")).to_contain_text(key[:7])
+    expect(page.get_by_role("row", name="<i>till")).to_contain_text(key[:7])
     assert key not in page.content()
     screenshot(page, "access-light-1440")
     found = [v for v in Axe().run(page).response["violations"] if v["impact"] in ("serious", "critical")]
     assert not found, json.dumps(found)[:2000]
-    page.get_by_role("button", name="Revoke <i>till</i>").click()
+    page.get_by_role("button", name="Revoke <i>till").click()
     page.get_by_role("button", name="Really? Click again").click()
     expect(page.locator("#told")).to_have_text("Revoked.")
     page.get_by_label("Name of the new key").fill("another")

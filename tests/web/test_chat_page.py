@@ -102,6 +102,23 @@ def test_options_go_along_and_belong_to_their_conversation(address_of, open_page
     expect(page.get_by_label("Style")).to_have_value("balanced")
 
 
+def test_a_conversation_that_is_left_goes_on_and_one_that_is_deleted_stays_so(address_of, open_page):
+    page = open_page(address_of(step_s=0.02, context_tokens=4096) + "/")
+    ask(page, "!long one")
+    expect(answers(page).locator(".text")).to_contain_text("echo")
+    page.get_by_role("button", name="New conversation", exact=True).first.click()
+    expect(answers(page)).to_have_count(0)
+    page.get_by_role("button", name="!long one", exact=True).click()
+    before = len(answers(page).locator(".text").inner_text())
+    expect(answers(page).locator(".text")).to_have_text(re.compile(rf"^.{{{before + 20},}}", re.S))
+    page.get_by_role("button", name="Delete !long one").click()
+    page.get_by_role("button", name="Really?").click()
+    settled(page)
+    page.reload()
+    settled(page)
+    expect(page.get_by_role("button", name="!long one", exact=True)).to_have_count(0)
+
+
 def test_conversations_are_exported_deleted_and_imported(address_of, open_page, tmp_path):
     page = open_page(address_of() + "/")
     ask(page, "keep me")
@@ -176,7 +193,7 @@ def test_a_table_has_heads_and_cells(plain_page):
 
 
 def test_nothing_that_can_be_written_takes_long_or_fails(plain_page):
-    for nasty in ("*" * 5000, "[" * 5000, "`" * 5000, "_a" * 3000, "> " * 3000, "- " * 3000, "|" * 5000 + "\n" + "|-" * 2000, "**a" * 2000, "[a](" * 2000):
+    for nasty in ("*" * 5000, "[" * 5000, "`" * 5000, "_a" * 3000, "> " * 3000, "- " * 3000, "|" * 5000 + "\n" + "|-" * 2000, "**a" * 2000, "[a](" * 2000, "x" + "`" * 19000, "`a``b" * 3000):
         took = plain_page.evaluate(
             'async (text) => { const { update } = await import("/static/markdown.js"); const t = performance.now();'
             ' update(document.createElement("div"), text); return performance.now() - t; }',

@@ -81,5 +81,7 @@ export async function chat(body, { signal, fresh, heard }) {
 function remembered(headers) {
   if (headers.get("x-cache") !== "hit") return null;
   const plain = (name) => decodeURIComponent(headers.get(name) ?? "");
-  return { tier: plain("x-cache-tier"), age: Number(headers.get("x-cache-age")), by: plain("x-reviewed-by"), on: plain("x-reviewed-on") };
+  const tier = plain("x-cache-tier");
+  const similar = tier === "semantic" || (tier === "reviewed" && Number(headers.get("x-cache-score")) < 1);
+  return { tier, similar, age: Number(headers.get("x-cache-age")), by: plain("x-reviewed-by"), on: plain("x-reviewed-on") };
 }

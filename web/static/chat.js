@@ -10,10 +10,12 @@ const NUMBERS = ["temperature", "top_p", "max_tokens"];
 const EXAMPLES = ["What can you do?", "How do I add a model?", "How do I make a backup?"];
 const SURE_MS = 4000;
 const NEAR_END_PX = 80;
+const TOLD_MS = 4000;
 
 let store;
 let all = [];
 let now = null; // the conversation that is shown
+const gone = new WeakSet(); // what was deleted is not kept again by an answer that ends later
 let running = null; // {abort, said, conversation} while an answer is written
 let pending = 0; // the timer of a question that waits for the service
 
@@ -26,7 +28,7 @@ function node(tag, text = "", more = {}) {
 }
 
 function say(text, problem = false) {
-  $("status").textContent = text;
+  if ($("status").textContent !== text) $("status").textContent = text; // each change is read out
   $("status").classList.toggle("problem", problem);
 }
 
@@ -52,6 +54,7 @@ function started() {
 
 async function keep(conversation) {
   conversation.updated = Date.now();
+  if (gone.has(conversation)) return;
   if (!all.includes(conversation)) all.unshift(conversation);
   try { await store.put(conversation); } catch { say("This browser has no room left: the conversation is not kept. Export it, and delete some.", true); }
   list();
@@ -63,7 +66,7 @@ function list() {
     const item = node("li");
     const choose = node("button", one.title || "New conversation", { type: "button" });
     if (one === now) choose.setAttribute("aria-current", "true");
-    choose.addEventListener("click", () => { show(one); menu(false); });
+    choose.addEventListener("click", () => { show(one); menu(false); $("question").focus(); });
     const drop = node("button", "✕", { type: "button", className: "plain" });
     drop.setAttribute("aria-label", `Delete ${one.title || "this conversation"}`);
     sure(drop, () => remove(one));
@@ -73,10 +76,13 @@ function list() {
 }
 
 async function remove(one) {
+  gone.add(one);
+  all = all.filter((other) => other !== one);
   if (running?.conversation === one) running.abort.abort();
   await store.remove(one.id);
-  all = all.filter((other) => other !== one);
-  show(one === now ? all[0] ?? started() : now);
+  if (one === now) show(all[0] ?? started());
+  else list();
+  $("question").focus();
 }
 
 function show(conversation) {
@@ -132,7 +138,7 @@ function refresh(box) {
   if (said.content) foot.append(button("Copy", (event) => copy(said.content, event.target)));
   const last = now.messages.at(-1) === said;
   if (last) foot.append(said.cache ? button("Answer anew", () => again(true)) : button(said.error ? "Try again" : "Regenerate", () => again(!said.error)));
-  if (said.cache && said.answer && !said.verdict) {
+  if (said.cache?.similar && said.answer && !said.verdict) {
     for (const [label, name, verdict] of [["👍", "This answers my question", "right"], ["👎", "This answers another question", "wrong"]]) {
       const thumb = button(label, () => judge(box, verdict));
       thumb.setAttribute("aria-label", name);
@@ -149,11 +155,12 @@ function badge({ tier, age, by, on }) {
 }
 
 async function judge(box, verdict) {
+  const conversation = now;
   try {
     await feedback(box.said.answer, verdict);
     box.said.verdict = verdict;
     refresh(box);
-    keep(now);
+    keep(conversation);
   } catch (error) { say(error.message, true); }
 }
 
@@ -173,7 +180,8 @@ async function copy(text, button) {
 }
 
 function edit(box) {
-  if (running) return;
+  if (running) { say("An answer is being written. Stop it first."); return; }
+  clearTimeout(pending);
   const form = node("form", "", { className: "edit" });
   const area = node("textarea", "", { value: box.said.content, rows: Math.min(12, box.said.content.split("\n").length + 1) });
   area.setAttribute("aria-label", "The question, changed");
@@ -181,6 +189,7 @@ function edit(box) {
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     if (!area.value.trim()) return;
+    if (running) { say("An answer is being written. Stop it first."); return; }
     now.messages.length = now.messages.indexOf(box.said);
     show(now);
     ask(area.value);
@@ -216,7 +225,11 @@ function again(fresh) {
 
 function body(conversation, model) {
   const { options, system } = conversation;
-  const messages = conversation.messages.filter((said) => !said.error || said.content).map(({ role, content }) => ({ role, content }));
+  // A question whose answer failed goes with it: some models take no two questions in a row.
+  const unanswered = (said, at, all_) => said.role === "user" && all_[at + 1]?.error && !all_[at + 1].content;
+  const messages = conversation.messages
+    .filter((said, at, all_) => !unanswered(said, at, all_) && (!said.error || said.content))
+    .map(({ role, content }) => ({ role, content }));
   const chosen = options.preset === "own" ? {} : { ...PRESETS[options.preset] };
   for (const name of options.preset === "own" ? NUMBERS : ["max_tokens"]) if (options[name]) chosen[name] = Number(options[name]);
   if (options.preset === "own" && options.temperature === "0") chosen.temperature = 0;
@@ -225,6 +238,7 @@ function body(conversation, model) {
 }
 
 async function answer(fresh) {
+  clearTimeout(pending);
   const conversation = now;
   const model = $("model").value;
   const request = body(conversation, model);
@@ -233,23 +247,27 @@ async function answer(fresh) {
   running = { abort, said, conversation };
   conversation.model = model;
   conversation.messages.push(said);
-  const box = drawn(said);
-  $("log").append(box);
+  $("log").append(drawn(said));
   buttons();
+  $("question").focus();
+  keep(conversation);
   say("Waiting for the answer …");
   const began = performance.now();
   let first = 0;
   let asked = 0;
+  let told = 0;
   const paint = () => {
     asked = 0;
     const log = $("log");
+    const box = [...log.children].find((other) => other.said === said);
+    if (!box) return; // another conversation is shown
     const follow = log.scrollHeight - log.scrollTop - log.clientHeight < NEAR_END_PX;
     update(box.querySelector(".text"), said.content);
     if (follow) log.scrollTop = log.scrollHeight;
   };
   const heard = ({ cache, text, waiting }) => {
     if (cache) said.cache = cache;
-    if (waiting && !first) say(waiting === "keep-alive" ? "Reading the question …" : `${waiting[0].toUpperCase()}${waiting.slice(1)}.`);
+    if (waiting && !first && performance.now() - told > TOLD_MS) { told = performance.now(); say(waiting === "keep-alive" ? "Reading the question …" : `${waiting[0].toUpperCase()}${waiting.slice(1)}.`); }
     if (!text) return;
     if (!first) { first = performance.now(); say("Answering …"); }
     said.content += text;
@@ -267,7 +285,7 @@ async function answer(fresh) {
     if (error.name === "AbortError") { said.error = "Stopped."; say("Stopped."); }
     else {
       said.error = error.message;
-      say(error instanceof Failure ? "" : "Something went wrong in this page.", true);
+      say(error instanceof Failure ? error.message : "Something went wrong in this page.", true);
       if (error.status === 401) askForKey();
       if (error.code === "model_loading" && !said.content) retry = Math.max(1, error.retryAfter);
       if (!(error instanceof Failure)) console.error(error);
@@ -275,9 +293,9 @@ async function answer(fresh) {
   }
   cancelAnimationFrame(asked);
   running = null;
-  if (all.includes(conversation) || conversation === now) await keep(conversation);
-  if (conversation === now) { for (const other of $("log").querySelectorAll(".said")) refresh(other); if (first) paint(); }
+  if (conversation === now) { paint(); for (const other of [...$("log").querySelectorAll(".said")].slice(-3)) refresh(other); }
   buttons();
+  await keep(conversation);
   if (retry && conversation === now) wait(retry, conversation);
 }
 
@@ -392,7 +410,14 @@ $("file").addEventListener("change", async () => {
   } catch (error) { say(error.message, true); }
   $("file").value = "";
 });
-sure($("clear"), async () => { running?.abort.abort(); await store.clear(); all = []; show(started()); say("All conversations were deleted."); });
+sure($("clear"), async () => {
+  for (const one of all) gone.add(one);
+  all = [];
+  running?.abort.abort();
+  await store.clear();
+  show(started());
+  say("All conversations were deleted.");
+});
 
 show(all[0] ?? started());
 if (!store.lasting) say("This browser keeps nothing here: conversations are gone when the page is closed.");

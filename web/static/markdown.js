@@ -153,14 +153,14 @@ function filled(tag, text) {
 
 const INLINE = new RegExp([
   /\\([!-/:-@[-`{-~])/, // 1 an escaped mark
-  /(`+)(.+?)(?<!`)\2(?!`)/, // 2, 3 code
-  /\*\*(?=\S)(.+?)(?<=\S)\*\*/, // 4 strong
-  /(?<!\w)__(?=\S)(.+?)(?<=\S)__(?!\w)/, // 5 strong
-  /\*(?=[^\s*])(.+?)(?<=[^\s*])\*/, // 6 emphasis
-  /(?<!\w)_(?=[^\s_])(.+?)(?<=[^\s_])_(?!\w)/, // 7 emphasis
-  /~~(?=\S)(.+?)(?<=\S)~~/, // 8 struck
-  /!?\[([^\]]*)\]\(<?([^()\s>]*(?:\([^()\s]*\))?[^()\s>]*)>?(?: +"[^"]*")?\)/, // 9, 10 link or image
-  /(https?:\/\/[^\s<>"'`]*[^\s<>"'`.,;:!?)\]])/, // 11 bare address
+  /(?<!`)(`+)(?!`)/, // 2 the beginning of code; its end is looked for by hand
+  /\*\*(?=\S)(.+?)(?<=\S)\*\*/, // 3 strong
+  /(?<!\w)__(?=\S)(.+?)(?<=\S)__(?!\w)/, // 4 strong
+  /\*(?=[^\s*])(.+?)(?<=[^\s*])\*/, // 5 emphasis
+  /(?<!\w)_(?=[^\s_])(.+?)(?<=[^\s_])_(?!\w)/, // 6 emphasis
+  /~~(?=\S)(.+?)(?<=\S)~~/, // 7 struck
+  /!?\[([^\]]*)\]\(<?([^()\s>]*(?:\([^()\s]*\))?[^()\s>]*)>?(?: +"[^"]*")?\)/, // 8, 9 link or image
+  /(https?:\/\/[^\s<>"'`]*[^\s<>"'`.,;:!?)\]])/, // 10 bare address
 ].map((part) => part.source).join("|"), "u");
 const LONGEST_INLINE = 20000; // a longer line stays plain: patterns must not be tried for ever
 
@@ -170,9 +170,16 @@ function inline(node, text, deep = 0) {
     if (!found) { node.append(text); return; }
     if (found.index) node.append(text.slice(0, found.index));
     text = text.slice(found.index + found[0].length);
-    const [, escaped, , coded, strong, strong2, soft, soft2, struck, label, target, bare] = found;
+    const [, escaped, ticks, strong, strong2, soft, soft2, struck, label, target, bare] = found;
     if (escaped !== undefined) node.append(escaped);
-    else if (coded !== undefined) { const made = document.createElement("code"); made.textContent = coded; node.append(made); }
+    else if (ticks !== undefined) {
+      const end = closing(text, ticks.length);
+      if (end < 0) { node.append(ticks); continue; }
+      const made = document.createElement("code");
+      made.textContent = text.slice(0, end);
+      text = text.slice(end + ticks.length);
+      node.append(made);
+    }
     else if (target !== undefined) link(node, label, target, deep);
     else if (bare !== undefined) link(node, null, bare, deep);
     else {
@@ -182,6 +189,17 @@ function inline(node, text, deep = 0) {
       node.append(made);
     }
   }
+}
+
+/** Where the next run of exactly so many backticks begins, -1 for nowhere. */
+function closing(text, count) {
+  for (let at = text.indexOf("`"); at >= 0; at = text.indexOf("`", at)) {
+    let end = at;
+    while (text[end] === "`") end++;
+    if (end - at === count) return at;
+    at = end;
+  }
+  return -1;
 }
 
 function link(node, label, target, deep) {

@@ -41,6 +41,17 @@ function show(now) {
     cell(row, Object.values(state.restarts).reduce((sum, count) => sum + count, 0), true);
   }
   draw(now.history);
+  const table = live("table");
+  table.replaceChildren();
+  for (const minute of now.minutes) {
+    const row = table.insertRow();
+    cell(row, new Date(minute.at * 1000).toISOString().slice(11, 16));
+    cell(row, minute.tokens_per_s.toFixed(0), true);
+    cell(row, minute.answers, true);
+    cell(row, minute.hits, true);
+    cell(row, minute.first_token_s === null ? "–" : minute.first_token_s.toFixed(1), true);
+    cell(row, percent(minute.cpu), true);
+  }
 }
 
 function draw(history) {

@@ -19,7 +19,12 @@ export async function open() {
 }
 
 function lasting(db) {
-  const act = (mode, work) => asked(work(db.transaction(STORE, mode).objectStore(STORE)));
+  const act = (mode, work) => new Promise((resolve, reject) => {
+    const doing = db.transaction(STORE, mode);
+    const request = work(doing.objectStore(STORE));
+    doing.oncomplete = () => resolve(request.result);
+    doing.onabort = () => reject(doing.error ?? new Error("aborted")); // a disk that is full shows here
+  });
   return {
     lasting: true,
     all: () => act("readonly", (store) => store.getAll()),
