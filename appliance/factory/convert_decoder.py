@@ -78,13 +78,14 @@ def convert(
     target: Path,
     *,
     block: int | None = None,
+    bits: int = 4,
     accuracy: int = 4,
     stands_for: Path | None = None,
     tell: Tell = lambda words, share: None,
 ) -> None:
     """Write the model in the GGUF file `source` to the folder `target`, whole or not at all.
 
-    block: round the weights of an f16 or f32 file to 4 bits in blocks of so many. accuracy: 4 multiplies with 8-bit
+    block: round the weights of an f16 or f32 file to `bits` (4 or 8) in blocks of so many. accuracy: 4 multiplies with 8-bit
     activations, 1 with float32. stands_for: another GGUF of the same model that this one may be served for. Raises ModelFileError for what has no equal in ONNX, InvalidRequest and StorageFailed.
     """
     header = read_header(source)
@@ -101,7 +102,7 @@ def convert(
         gguf_words.write(source, part, reader)
         with (part / DATA).open("wb") as data:
             graph = Graph(shape, data)
-            _build(graph, _Weights(tensors, shape, arch, block), _rotation(about, tensors, shape, context), min(context, LONGEST_CONTEXT), tell)
+            _build(graph, _Weights(tensors, shape, arch, block, bits), _rotation(about, tensors, shape, context), min(context, LONGEST_CONTEXT), tell)
         graph.save(part / MODEL, "appliance")
         config = _config(about, shape, context)
         (part / "config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -117,8 +118,8 @@ def write_source(folder: Path, files: Sequence[Path]) -> None:
 class _Weights:
     """The tensors of the file as the graph wants them."""
 
-    def __init__(self, tensors: Mapping[str, gguf.ReaderTensor], shape: DecoderShape, arch: str, block: int | None) -> None:
-        self._tensors, self._shape, self._arch, self._block = tensors, shape, arch, block
+    def __init__(self, tensors: Mapping[str, gguf.ReaderTensor], shape: DecoderShape, arch: str, block: int | None, bits: int) -> None:
+        self._tensors, self._shape, self._arch, self._block, self._bits = tensors, shape, arch, block, bits
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
@@ -133,9 +134,9 @@ class _Weights:
         """float32 [size], None where the model has none there."""
         return self.vector(f"{name}.bias") if f"{name}.bias" in self else None
 
-    def matrix(self, name: str, bits: int = 4) -> Blocks | np.ndarray:
-        """[out, in]."""
-        return read(self._tensors[f"{name}.weight"], self._block, bits)
+    def matrix(self, name: str, bits: int | None = None) -> Blocks | np.ndarray:
+        """[out, in]. bits: of what is rounded, where not as the other weights."""
+        return read(self._tensors[f"{name}.weight"], self._block, bits or self._bits)
 
     def heads(self, layer: str, part: str) -> tuple[Blocks | np.ndarray, np.ndarray | None]:
         """The matrix that makes queries, keys or values, and its bias; halves of a head rotate against each other."""

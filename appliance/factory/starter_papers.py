@@ -71,7 +71,7 @@ def write(folder: Path, report: dict[str, Any], name: str, title: str, source: P
     manifest.save(
         manifest.Manifest(
             name=name, family="llama", format=facts.format, task="generate", context_tokens=facts.context_tokens or report["shape"]["context"],
-            quantization=facts.quantization if facts.format == "gguf" else "Q8_0", licence=LICENCE, files=files,
+            quantization=facts.quantization if facts.format == "gguf" else "int8-block", licence=LICENCE, files=files,
             description="Answers questions about this appliance and running a small server; refuses the rest.",
             created_by=COMMAND, provenance=manifest.Provenance("trained for this project", "", "", date),
         ),
