@@ -11,6 +11,7 @@
     |  |- BodyTooLarge            413  body_too_large
     |  `- UnsupportedMediaType    415  unsupported_media_type
     |- AuthenticationFailed       401  invalid_api_key
+    |  `- NotSignedIn             401  not_signed_in
     |- PermissionDenied           403  permission_denied
     |- QueueFull                  429  queue_full              Retry-After
     |- TooManyTries               429  too_many_tries          Retry-After
@@ -137,6 +138,12 @@ class AuthenticationFailed(ApplianceError):
     """No key, or a key that is unknown or revoked: the caller is not told which."""
 
     status, type, code, exit_code = 401, "authentication_error", "invalid_api_key", 77
+
+
+class NotSignedIn(AuthenticationFailed):
+    """Nobody is signed in to the admin pages; a page sends its reader to the form."""
+
+    code = "not_signed_in"
 
 
 class PermissionDenied(ApplianceError):

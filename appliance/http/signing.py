@@ -10,7 +10,7 @@ from flask import Blueprint, Response, g, redirect, render_template, request
 from appliance.access.people import Role
 from appliance.access.service import Access
 from appliance.auth import Auth
-from appliance.errors import ApplianceError, AuthenticationFailed, PermissionDenied
+from appliance.errors import ApplianceError, NotSignedIn, PermissionDenied
 from appliance.http.contract import Services, needs, public
 from appliance.http.pages import guarded
 
@@ -19,12 +19,6 @@ SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 HOMES: dict[Role, str] = {"reviewer": "/admin/answers", "user": "/", "metrics": "/"}
 """Where those begin for whom the first admin page is not."""
 SIGN_IN, FIRST, HOME = "/admin/sign-in", "/admin/first", "/admin"
-
-
-class NotSignedIn(AuthenticationFailed):
-    """Nobody is signed in; a page sends its reader to the form."""
-
-    code = "not_signed_in"
 
 
 def check(access: Access, role: Role | Literal["any"]) -> None:

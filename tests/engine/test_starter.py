@@ -52,7 +52,7 @@ def weights(tmp_path_factory):
 
 
 def test_the_whole_way_gives_files_that_answer_and_a_report(data, weights, tmp_path, capfd):
-    shape = replace(starter.SHAPE, vocabulary=400, layers=1, ffn=64, context=160)
+    shape = replace(starter.SHAPE, vocabulary=400, layers=1, ffn=128, context=160)
     reading = tuple(replace(recipe, steps=steps, batch=16, warmup=5, dropout=0.0) for recipe, steps in zip(starter.READING, (40, 10, 10, 10), strict=True))
     speaking = replace(starter.SPEAKING, steps=60, batch=16, warmup=5, learning_rate=1e-3)
     tutoring = replace(starter_lessons.TUTORING, steps=60, batch=16, warmup=5, learning_rate=1e-2)
