@@ -352,6 +352,7 @@ class Index:
                 ids = large.ids if large else SortedIds(self._store.ids(slots), slots)
                 self._large[partition] = _Large(lists, ids)
                 self._small.pop(partition, None)
+                self._build = None  # in the same moment: else what is added now would go into these lists twice
             del large  # the old lists take a moment to free
             return True
         finally:

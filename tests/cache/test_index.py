@@ -472,3 +472,28 @@ def test_what_cannot_be_searched_or_removed_is_refused_in_words():
         Index(0)
     with pytest.raises(InvalidRequest, match="both are at least 1"):
         Index(flat_up_to=0)
+
+
+class Watching:
+    """The index's lock, which looks at the partition whenever it is let go: what somebody adds then goes to each of its forms."""
+
+    def __init__(self, index: Index) -> None:
+        self._index, self._lock, self.most, self.twice = index, index._lock, 0, False
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        forms = self._index._lists(b"p")
+        self.most = max(self.most, len(forms))
+        self.twice |= len({id(form) for form in forms}) < len(forms)
+        self._lock.release()
+
+
+def test_nothing_is_ever_put_twice_into_the_same_lists():
+    made, _ = filled(3000)
+    made._lock = watching = Watching(made)
+    made.add(b"p", 10 * np.arange(3000, 20_000), unit(17_000, seed=3))
+    while made.tick():
+        pass
+    assert watching.most == 2 and not watching.twice
