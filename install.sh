@@ -423,7 +423,7 @@ main() {
         exec 9>&-                      # the service must not hold the installer's lock
         exec "$VENV/bin/appliance" serve "${serve_args[@]}"
     fi
-    say "  start it with: $VENV/bin/appliance serve --model FILE"
+    say "  start it with: $VENV/bin/appliance serve"
 }
 
 if [[ ${BASH_SOURCE[0]} == "$0" ]]; then

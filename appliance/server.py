@@ -12,6 +12,7 @@ import os
 import resource
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -140,9 +141,11 @@ class _Worker(gthread.ThreadWorker):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def handle_quit(self, sig: int, frame: Any) -> None:
-        """SIGQUIT: leave at once. A second one that interrupts this handler would wait for a lock the first one holds."""
+        """SIGQUIT: leave at once. Gunicorn would shut its thread pool down here, and wait for ever where it was interrupted
+        while it held the pool's lock."""
         signal.signal(signal.SIGQUIT, signal.SIG_IGN)
-        super().handle_quit(sig, frame)
+        self.alive = False
+        sys.exit(0)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGTERM: stop accepting (gunicorn) and end what is still running after drain_s (we)."""

@@ -6,9 +6,9 @@ import argparse
 import functools
 import importlib.util
 import os
+import signal
 import sys
 import threading
-from _thread import interrupt_main
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -170,7 +170,7 @@ def hearing_ctrl_c() -> Iterator[None]:
 
     def forgotten(told: sys.UnraisableHookArgs) -> None:
         if told.exc_type is KeyboardInterrupt:
-            threading.Timer(0.01, interrupt_main).start()
+            threading.Timer(0.01, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
         else:
             usual(told)
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,24 +54,34 @@ def whole_folder(target: Path, needed_bytes: int = 0) -> Iterator[Path]:
             f"{target.parent} has {free // 10**6} MB free; up to {needed_bytes // 10**6} MB are needed.",
             remedy="Free some space and try again.",
         )
-    part = None
     try:
-        part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
-        yield part
-        part.chmod(0o755)  # mkdtemp allows the owner only, but the service may be another user
-        for path in part.rglob("*"):
-            if path.is_dir():
-                sync_folder(path)
-            else:
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
-        os.rename(part, target)
-        sync_folder(target.parent)
+        with passing_folder(target, ".part") as part:
+            yield part
+            part.chmod(0o755)  # the service may be another user
+            for path in part.rglob("*"):
+                if path.is_dir():
+                    sync_folder(path)
+                else:
+                    with path.open("rb") as file:
+                        os.fsync(file.fileno())
+            os.rename(part, target)
+            sync_folder(target.parent)
     except OSError as error:
         raise in_words(error, f"Writing {target}") from error
+
+
+@contextmanager
+def passing_folder(target: Path, suffix: str) -> Iterator[Path]:
+    """A hidden folder of a new name beside `target`, for its owner only, that is gone when the block ends, however it ends.
+
+    `tempfile` leaves its folder behind where a Ctrl-C comes just as it is made.
+    """
+    made = target.parent / f".{target.name}.{secrets.token_hex(8)}{suffix}"
+    try:
+        made.mkdir(mode=0o700)
+        yield made
     finally:
-        if part is not None:
-            shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -122,10 +132,10 @@ def convert(folder: Path, target: Path, *, task: str = "auto", tell: Tell = lamb
     if not weights:
         raise ModelFileMissing(f"{folder} holds no weights.", remedy=f"There should be a file like {' or '.join(WEIGHTS)}.")
     # A 16-bit checkpoint doubles when it becomes float32.
-    with whole_folder(target, 2 * weights) as part, tempfile.TemporaryDirectory(dir=part.parent, prefix=f".{target.name}.", suffix=".export") as scratch:
+    with whole_folder(target, 2 * weights) as part, passing_folder(target, ".export") as scratch:
         tell(f"exporting {folder.name} for {task}")
         try:
-            _export(folder, Path(scratch), task, str(config.get("model_type", "")))
+            _export(folder, scratch, task, str(config.get("model_type", "")))
         except ApplianceError:
             raise
         except OSError as error:
@@ -134,11 +144,11 @@ def convert(folder: Path, target: Path, *, task: str = "auto", tell: Tell = lamb
             raise _not_convertible(folder, error) from error  # transformers says so of what it does not find
         except Exception as error:
             raise _not_convertible(folder, error) from error
-        for path in sorted(Path(scratch).glob(f"{MODEL}*")):
+        for path in sorted(scratch.glob(f"{MODEL}*")):
             shutil.move(path, part / path.name)
         if not (part / MODEL).is_file():
             raise ModelFileError(f"The export of {folder} wrote no {MODEL}.", remedy="Models of several parts are not supported.")
-        _copy_companions(folder, Path(scratch), part)
+        _copy_companions(folder, scratch, part)
         tell("checking that the model opens")
         check_opens(part / MODEL)
 

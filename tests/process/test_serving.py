@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import time
 
 import openai
@@ -197,6 +198,24 @@ def test_ctrl_c_in_a_terminal_ends_it_without_a_traceback(running_server):
     os.killpg(server.process.pid, signal.SIGINT)  # a terminal sends it to the whole group
     assert server.process.wait(20) == 0
     wait_until(lambda: not server.family(), 5.0, "the end of all its processes")
+
+
+def test_ctrl_c_ends_it_also_while_a_request_is_handed_to_a_thread(running_server, tmp_path):
+    server = running_server("--engine", "fake", "--model", "x", before=f"""
+import concurrent.futures, os, signal, time
+import appliance.server
+class Pool(concurrent.futures.ThreadPoolExecutor):
+    def submit(self, *given, **more):
+        if os.path.exists({str(tmp_path / "now")!r}):
+            with self._shutdown_lock:  # as submit() itself holds it
+                os.kill(os.getppid(), signal.SIGINT)
+                time.sleep(30)  # the arbiter's signal comes long before
+        return super().submit(*given, **more)
+appliance.server._Worker.get_thread_pool = lambda self: Pool(self.cfg.threads)
+""")  # fmt: skip
+    (tmp_path / "now").touch()
+    with socket.create_connection(("127.0.0.1", server.port)):
+        assert server.process.wait(20) == 0
 
 
 def test_the_log_tells_one_story_a_request_and_no_secret(running_server):
