@@ -32,10 +32,10 @@ from appliance.factory import convert_onnx, embedder, hard_pairs, quantize_onnx,
 from appliance.factory.evaluate_onnx import Runner
 from appliance.factory.question_pairs import Group, Labelled, part, read_groups, read_pairs, recall_at
 from appliance.factory.student import Recipe
-from appliance.factory.verifier import Verifier, calibrate
+from appliance.factory.verifier import OPINIONS, Lesson, Verifier, calibrate
 
 NAME = "pair-verifier-int8"
-TRAINING = Recipe(steps=6000, batch=48, learning_rate=1.2e-4, warmup=200, weight_decay=0.01, save_every=200)
+TRAINING = Recipe(steps=12_000, batch=48, learning_rate=1.2e-4, warmup=200, weight_decay=0.01, save_every=200)
 HELD_OUT = 0.12
 """Share of the connected real questions, and of the written groups, that are only measured on."""
 GENERATED = 60_000
@@ -66,8 +66,8 @@ class Pairs:
         self.generated = [Labelled(pair.a, pair.b, pair.same, pair.kind) for pair in made]
         self._material = material
 
-    def draw(self, rng: random.Random) -> tuple[Labelled, float]:
-        """A pair to learn, with how far its label is believed."""
+    def draw(self, rng: random.Random) -> Lesson:
+        """A pair to learn."""
         (source,) = rng.choices(list(SHARES), SHARES.values())
         if source == "written":
             pair = rng.choice(list(rng.choice(self._groups).pairs()))
@@ -75,7 +75,7 @@ class Pairs:
             pair = rng.choice(self.real if source == "real" else self.generated)
         if source != "generated" and rng.random() < 0.3:  # so that a typo is no sign of either label
             pair = replace(pair, **{side: hard_pairs.noise(getattr(pair, side), "en", self._material, rng) for side in ("a", "b") if rng.random() < 0.5})
-        return pair, BELIEF[source]
+        return Lesson(pair, "people" if source == "real" else "answer", BELIEF[source])
 
 
 def measure(scores: np.ndarray, pairs: Sequence[Labelled], passed: np.ndarray) -> dict[str, Any]:
@@ -151,13 +151,15 @@ def _train(
 
     network.learn(pairs.draw, recipe, work, tell)
     logits = {name: network.logits(rows) for name, rows in checked.items()}
+    everything = [pair for rows in checked.values() for pair in rows]
+    weighing = calibrate(np.concatenate(list(logits.values())), np.array([pair.same for pair in everything]))
+    network.settle(weighing)
+    report["weighing"] = asdict(weighing)
     for name, rows in checked.items():
-        report["float32"][name] = measure(logits[name], rows, passed[name])
+        report["float32"][name] = measure(weighing(logits[name]), rows, passed[name])
         _say(f"float32, {name}: {report['float32'][name]}")
-    rows = checked["written"]
-    scaling = calibrate(logits["written"], np.array([pair.same for pair in rows]))
-    network.scale(scaling.by, scaling.plus)
-    report["calibration"] = asdict(scaling)
+        for at, opinion in enumerate(OPINIONS):
+            _say(f"  its opinion on {opinion} alone: {measure(logits[name][:, at], rows, passed[name])['alone']}")
     shutil.rmtree(work / "checkpoint", ignore_errors=True)
     network.network.save_pretrained(work / "checkpoint")
     network.tokenizer.save_pretrained(work / "checkpoint")

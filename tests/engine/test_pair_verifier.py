@@ -78,12 +78,12 @@ def test_what_it_lets_through_is_a_model_of_the_catalog(made, tmp_path):
     assert "90.0%" in (folder / "README.md").read_text()
 
 
-def test_calibration_finds_the_scale_that_made_the_labels():
+def test_calibration_finds_the_weighing_that_made_the_labels():
     rng = np.random.default_rng(1)
-    logits = rng.normal(0, 3, 20_000).astype(np.float32)
-    same = rng.random(20_000) < 1 / (1 + np.exp(-(0.5 * logits - 1)))
+    logits = rng.normal(0, 3, (20_000, 2)).astype(np.float32)
+    same = rng.random(20_000) < 1 / (1 + np.exp(-(logits @ [0.5, 0.2] - 1)))
     found = calibrate(logits, same)
-    assert found.by == pytest.approx(0.5, abs=0.03) and found.plus == pytest.approx(-1, abs=0.06)
+    assert found.by == pytest.approx((0.5, 0.2), abs=0.03) and found.plus == pytest.approx(-1, abs=0.06)
 
 
 def test_wrong_hits_are_a_share_of_hits_where_half_are_opposites():
