@@ -45,6 +45,7 @@ class Admission:
         self._inside: set[Place] = set()
         self._arrivals = 0
         self._last_leave: float | None = None
+        self._held = False
         self._unit_s = 1.0  # seconds between two sequences leaving, while others wait; learned
 
     @property
@@ -88,6 +89,17 @@ class Admission:
                 self._learn(place.units)
             self._let_in()
 
+    def hold(self) -> None:
+        """Let nobody in until `go_on`: the engine is about to be started anew."""
+        with self._lock:
+            self._held = True
+
+    def go_on(self) -> None:
+        """Let in again who waits."""
+        with self._lock:
+            self._held = False
+            self._let_in()
+
     def outlook(self, place: Place) -> tuple[int, float]:
         """(how many would be let in before this one, about how many seconds it will wait)."""
         with self._lock:
@@ -114,7 +126,7 @@ class Admission:
         return sum(p.units for p in self._inside)
 
     def _let_in(self) -> None:
-        while self._waiting and self._running() < self._limit:
+        while self._waiting and self._running() < self._limit and not self._held:
             best = min(self._waiting, key=self._rank)
             # A request with many sequences waits for room unless nothing else runs: it must not push others out.
             if self._inside and self._running() + best.units > self._limit:

@@ -25,6 +25,7 @@ from appliance.storage import write_atomically
 FIRST_DEFAULT = "starter"
 """The default until `use` names another, where it is in the catalog."""
 DEFAULT_FILE = "default"
+"""Names of the models that are served where none is named, one a line; the first is the default."""
 HASHES_FILE = "hashes.json"
 NOBODY = ("", "none")
 ONNX_FILE = "model.onnx"
@@ -63,11 +64,13 @@ class CatalogModel:
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """A picture of the folders at one time. hidden: models whose name another one has. default: "" when none is chosen."""
+    """A picture of the folders at one time. hidden: models whose name another one has. default: "" when none is chosen. beside:
+    what is served with the default."""
 
     models: tuple[CatalogModel, ...] = ()
     hidden: tuple[CatalogModel, ...] = ()
     default: str = ""
+    beside: tuple[str, ...] = ()
 
     def find(self, name: str) -> CatalogModel:
         """The model of that name, or with that alias. Raises ModelNotFound with what was probably meant."""
@@ -126,7 +129,8 @@ def read_catalog(config: Config) -> Catalog:
         same = sorted((m for m in found if m.name == name), key=lambda m: (m.manifest is None, m.shipped))
         models.append(same[0])
         hidden += same[1:]
-    return Catalog(tuple(models), tuple(hidden), _read_default(added, models))
+    default, *beside = _read_served(added) or [next((model.name for model in models if model.name == FIRST_DEFAULT), "")]
+    return Catalog(tuple(models), tuple(hidden), default, tuple(beside))
 
 
 def _models_in(folder: Path, *, shipped: bool) -> list[CatalogModel]:
@@ -148,20 +152,26 @@ def _models_in(folder: Path, *, shipped: bool) -> list[CatalogModel]:
     return found
 
 
-def _read_default(added: Path, models: list[CatalogModel]) -> str:
+def _read_served(added: Path) -> list[str]:
     try:
-        chosen = (added / DEFAULT_FILE).read_text("utf-8").strip()
+        return list(dict.fromkeys(filter(None, map(str.strip, (added / DEFAULT_FILE).read_text("utf-8").splitlines()))))
     except (OSError, UnicodeDecodeError):
-        chosen = ""
-    return chosen or next((model.name for model in models if model.name == FIRST_DEFAULT), "")
+        return []
 
 
 def set_default(config: Config, name: str) -> None:
-    """Make a model the one that `serve` loads when none is named; "" goes back to the first default. Raises OSError."""
+    """Make a model the one that `serve` loads when none is named; "" goes back to the first default. What is served beside it stays.
+    Raises OSError."""
+    kept = [other for other in _read_served(added_folder(config))[1:] if other != name]
+    set_served(config, [name, *kept] if name else [])
+
+
+def set_served(config: Config, names: list[str]) -> None:
+    """What `serve` loads when no model is named, the default first; with none it is the first default. Raises OSError."""
     folder = added_folder(config)
-    if name:
+    if names:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / DEFAULT_FILE, f"{name}\n".encode())
+        write_atomically(folder / DEFAULT_FILE, "".join(f"{name}\n" for name in names).encode())
     else:
         (folder / DEFAULT_FILE).unlink(missing_ok=True)
 
@@ -173,20 +183,29 @@ def entries(config: Config) -> tuple[ModelEntry, ...]:
     A word without a slash that is in the catalog means that model, anything else a file. Raises ConfigError when two have
     the same name, ModelNotFound when the chosen default is gone. Files are not looked at: see `verify_before_load`.
     """
-    names = [text for text in config.model if "/" not in text and not text.startswith("~")]
-    catalog = read_catalog(config) if names or not config.model else Catalog()
+    catalog = read_catalog(config) if not config.model or any(map(_is_name, config.model)) else Catalog()
+    wanted = config.model or ((catalog.find(catalog.default).name, *filter(catalog.get, catalog.beside)) if catalog.default else ())
     found: list[ModelEntry] = []
-    wanted = config.model or ((catalog.find(catalog.default).name,) if catalog.default else ())
     for number, text in enumerate(wanted):
-        model = catalog.get(text) if not config.model or text in names else None
-        path = _engine_path(model) if model else Path(text).expanduser()
-        path = path.parent if path.name == ONNX_FILE else path
-        name = config.alias[number] if number < len(config.alias) else text if model else path.absolute().name.removesuffix(".gguf")
-        if any(entry.name == name for entry in found):
-            raise ConfigError(f"Two models are called {name!r}.", param="alias", remedy="Give each its own --alias.")
-        engine = config.engine[min(number, len(config.engine) - 1)]
-        found.append(_with_engine(ModelEntry(name, path, model, engine), config))
+        alias = config.alias[number] if number < len(config.alias) else ""
+        entry = entry_of(text, config, catalog, alias, config.engine[min(number, len(config.engine) - 1)])
+        if any(other.name == entry.name for other in found):
+            raise ConfigError(f"Two models are called {entry.name!r}.", param="alias", remedy="Give each its own --alias.")
+        found.append(entry)
     return tuple(found)
+
+
+def entry_of(text: str, config: Config, catalog: Catalog, alias: str, engine: str) -> ModelEntry:
+    """The model that a word means, under the name `alias`, "" for its own. Raises ConfigError for an engine that cannot serve it."""
+    model = catalog.get(text) if not config.model or _is_name(text) else None
+    path = _engine_path(model) if model else Path(text).expanduser()
+    path = path.parent if path.name == ONNX_FILE else path
+    name = alias or (text if model else path.absolute().name.removesuffix(".gguf"))
+    return _with_engine(ModelEntry(name, path, model, engine), config)
+
+
+def _is_name(text: str) -> bool:
+    return "/" not in text and not text.startswith("~")
 
 
 def _with_engine(entry: ModelEntry, config: Config) -> ModelEntry:

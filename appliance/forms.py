@@ -24,7 +24,7 @@ Stopping = Callable[[], bool]
 
 
 class Form:
-    """What one model is loaded from. For the thread of its supervisor.
+    """What one model is loaded from. For the thread of its supervisor, but for `place`.
 
     digest: of what makes its answers, '' before the first check. Any thread may read it.
     """
@@ -35,8 +35,16 @@ class Form:
         self.settings = settings
         self.digest = ""
         self._wants_digest = wants_digest
-        self._entry, self._given, self._environment = entry, settings, environment
+        self.environment = environment
+        self._entry, self._given = entry, settings
         self._hashes, self._trials, self._cpu = hashes, trials, cpu
+
+    def place(self, threads: int, cpus: tuple[int, ...], shared: bool, environment: Mapping[str, str]) -> bool:
+        """From its next start on the engine runs there. Returns whether that is another place."""
+        where = {"threads": threads, "cpus": cpus, "shared": shared}
+        before, self._given = self._given, replace(self._given, **where)
+        self.settings, self.environment = replace(self.settings, **where), environment
+        return self._given != before
 
     def check(self, stopping: Stopping) -> None:
         """Choose, and look at the files that will be loaded: before each start of a child. Raises ModelFileError, or Draining."""
@@ -68,7 +76,7 @@ class Form:
             return
         rates = self._trials.rates(
             self._key(entry.path, twin.path, stopping),
-            {engine: partial(trial.run, form, self._environment, stopping) for engine, form in forms.items()},
+            {engine: partial(trial.run, form, self.environment, stopping) for engine, form in forms.items()},
         )
         chosen = fastest(rates)
         self.settings = forms[chosen]

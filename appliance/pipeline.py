@@ -82,8 +82,9 @@ class Pipeline:
         recall: Recall | None = None,
         clock: Clock = monotonic,
     ) -> None:
-        """timeout_s: longest time for a request, 0 for no limit. recall: of answers given before; None remembers nothing."""
-        self.engines = dict(engines)
+        """engines: may be replaced at any time. timeout_s: longest time for a request, 0 for no limit. recall: of answers given
+        before; None remembers nothing."""
+        self.engines = engines
         self._metrics = metrics
         self.timeout_s = timeout_s
         self.recall = recall
@@ -101,13 +102,19 @@ class Pipeline:
 
         Raises ModelNotFound, or InvalidRequest for a model that is for something else.
         """
+        served = {name: engine for name, engine in self.engines.items() if not engine.hidden}
         if tasks:
-            return routing.choose_for(model, {name: self.engines[name].task for name in self.names}, tasks)
-        return routing.choose(model, self.names)
+            return routing.choose_for(model, {name: engine.task for name, engine in served.items()}, tasks)
+        return routing.choose(model, list(served))
+
+    def engine(self, model: str) -> Engine:
+        """Raises ModelNotFound, also for one that was unloaded just now."""
+        engines = self.engines
+        return engines[routing.choose(model, [name for name, engine in engines.items() if not engine.hidden])]
 
     def loaded_task(self, model: str) -> str:
         """What a model is for, in its own words: waits for one that is not loaded yet. Raises what `ask` raises."""
-        engine = self.engines[self.resolve(model)]
+        engine = self.engine(model)
         if engine.supervisor.status.info is None:
             with self._question():
                 self._wake(engine)
@@ -116,7 +123,7 @@ class Pipeline:
 
     def ask(self, model: str, what: str, args: dict[str, Any]) -> Any:
         """tokenize, detokenize or template on the model's engine. Raises what went wrong."""
-        engine = self.engines[self.resolve(model)]
+        engine = self.engine(model)
         with self._question():
             self._wake(engine)
             engine.supervisor.wait_ready(LOAD_WAIT_S)
@@ -154,7 +161,7 @@ class Pipeline:
         gone: whether the client has left; asked every TICK_S. Raises Cancelled then, and otherwise what went wrong.
         """
         name = self.resolve(model)
-        engine = self.engines[name]
+        engine = self.engine(name)
         self._wake(engine)
         began = self._clock()
         deadline = began + self.timeout_s if self.timeout_s else float("inf")
@@ -202,7 +209,7 @@ class Pipeline:
         Raises the error of the first sequence that fails, or why the request could not start. Closing the iterator
         cancels what still runs. The first `next` may already raise.
         """
-        engine = self.engines[self.resolve(request.model)]
+        engine = self.engine(request.model)
         self._wake(engine)
         deadline = self._clock() + self.timeout_s if self.timeout_s else float("inf")
         began = self._clock()

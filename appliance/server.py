@@ -287,7 +287,7 @@ def _watch_boot(services: Services, report: int) -> None:
 def run(config: Config, reload_config: Callable[[], Config]) -> int:
     """Serve until stopped. Returns the exit code. Raises ApplianceError for what keeps it from starting."""
     configure(config.log_level, config.log_format)
-    requests = Services(config).most_requests  # every mistake in the settings shows here, before a process is started
+    requests = Services(config).fleet.most_requests  # every mistake in the settings shows here, before a process is started
     sock = bind(config.host, config.port)
     scheme = "https" if config.tls_cert else "http"
     host = f"[{config.host}]" if ":" in config.host else config.host

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,9 +9,8 @@ from typing import Any
 
 import psutil
 
-from appliance import catalog, saved_settings, trials
+from appliance import saved_settings
 from appliance.access.service import Access
-from appliance.admission import Admission
 from appliance.audit import Audit
 from appliance.auth import Auth
 from appliance.cache.lookup import Options
@@ -20,17 +18,11 @@ from appliance.cache.policy import read_shares
 from appliance.cache.service import Cache
 from appliance.clock import monotonic, unix_seconds
 from appliance.config import Config, data_dir, is_loopback, load_config
-from appliance.engine import placement as places
-from appliance.engine.child import Child
-from appliance.engine.client import EngineClient
-from appliance.engine.fake_encoder import FakeEncoder, is_fake_encoder
 from appliance.engine.supervisor import Supervisor
 from appliance.engine.topology import observed_placement, read_topology
-from appliance.engine.worker import WorkerSettings
 from appliance.errors import ApplianceError, ConfigError
-from appliance.forms import Form
+from appliance.fleet import Fleet
 from appliance.history import History
-from appliance.integrity import HashCache
 from appliance.logs import LOGGER, configure, log
 from appliance.meaning import CALIBRATION, Encoders
 from appliance.metrics import Gauge, Metrics
@@ -39,8 +31,6 @@ from appliance.recall import Recall
 from appliance.renewal import Renewal
 
 AUDIT_EVERY_S = 5.0
-ENCODER_REQUESTS = 64
-"""Requests an encoder is given at once: it makes batches of whatever is there."""
 
 
 class Services:
@@ -55,28 +45,19 @@ class Services:
         self.started_unix = unix_seconds()
         self._reload_config = reload_config
         self.began_with = config
-        models = catalog.entries(config)
-        hashes = catalog.hash_cache(config)
-        beside = catalog.embedder(config, models)
-        verifier = catalog.pair_verifier(config)
-        tasks = {entry.name: _task(entry) for entry in (*models, *filter(None, [beside, verifier]))}
         self.topology = read_topology()
-        cores = self._cores([entry.name for entry in models], tasks)
-        engines = {entry.name: self._engine(entry, cores[entry.name], hashes, tasks[entry.name]) for entry in models}
-        if beside:
-            engines[beside.name] = self._engine(beside, cores[beside.name], hashes, tasks[beside.name], aside=True)
-        if verifier:
-            engines[verifier.name] = self._engine(verifier, cores[verifier.name], hashes, tasks[verifier.name], aside=True, hidden=True)
-        self.cache = None if config.no_cache else self._cache(engines, verifier)
+        self.fleet = Fleet(config, self.topology)
+        self.cache = None if config.no_cache else self._cache()
         recall = self.cache and Recall(
             self.cache,
-            lambda name: engines[name].digest(),
+            self._digest,
             self.metrics,
             shares=read_shares(config.cache_share),
             excluded=frozenset(config.cache_exclude),
             epoch=config.cache_epoch,
         )
-        self.pipeline = Pipeline(engines, self.metrics, timeout_s=config.request_timeout_s, recall=recall)
+        self.pipeline = Pipeline(self.fleet.engines, self.metrics, timeout_s=config.request_timeout_s, recall=recall)
+        self.fleet.changed = self._take_engines
         self._changing, self._keys = threading.Lock(), threading.Lock()
         self.history = History(self.metrics)
         self.access = Access(data_dir(config), log)
@@ -91,17 +72,8 @@ class Services:
         self._auditor = Janitor([work.tick for work in idly], every_s=AUDIT_EVERY_S, name="auditor")
         self.metrics.add_source(self._gauges)
 
-    def _cores(self, asked: list[str], tasks: dict[str, str]) -> dict[str, places.ChildPlacement]:
-        """Where each model runs; makes the plan. Models that generate divide the box, encoders share what they leave; where
-        nothing generates, the encoders that were asked for divide it."""
-        first = [name for name in asked if tasks[name] == "generate"] or asked
-        others = [name for name in tasks if name not in first]
-        wishes = self.config.threads or None, self.config.cpus or None
-        self.placement = places.plan_threads(self.topology, *wishes, children=max(1, len(first)), encoders=len(others))
-        return dict(zip([*first, *others], (*self.placement.children, *self.placement.encoders), strict=False))
-
-    def _cache(self, engines: dict[str, Engine], verifier: catalog.ModelEntry | None) -> Cache:
-        config = self.config
+    def _cache(self) -> Cache:
+        config, engines, verifier = self.config, self.fleet.engines, self.fleet.verifier
         judge = engines[verifier.name] if verifier else None
         meaning = Encoders(engines.get(config.embedder), judge, verifier.path / CALIBRATION if verifier else None)
         options = Options(
@@ -112,44 +84,12 @@ class Services:
         )
         return Cache(data_dir(config), meaning, options, self.metrics, log)
 
-    def _engine(
-        self, entry: catalog.ModelEntry, place: places.ChildPlacement, hashes: HashCache, task: str, aside: bool = False, hidden: bool = False
-    ) -> Engine:
-        config = self.config
-        settings = WorkerSettings(
-            engine=entry.engine,
-            name=entry.name,
-            path=str(entry.path),
-            context_tokens=config.ctx_size,
-            sequences=config.parallel,
-            kv_tokens=config.kv_size,
-            threads=place.threads,
-            cpus=place.cpus,
-            batch_tokens=config.batch_size,
-            stall_s=config.stall_ms / 1000,
-            store_bytes=config.prefix_cache_mb * 1_000_000,
-            type_k=config.cache_type_k,
-            type_v=config.cache_type_v,
-            flash_attn=config.flash_attn,
-            mlock=config.mlock,
-            shared=place.shared,
-            fake_step_s=float(os.environ.get("APPLIANCE_FAKE_STEP_S", "0")),
-        )
-        environment = places.child_environment(place)
-        client = EngineClient()
-        form = Form(entry, settings, environment, hashes, trials.Trials(data_dir(config) / trials.FILE), self.topology.cpu_key, wants_digest=not config.no_cache)
-        supervisor = Supervisor(
-            entry.name,
-            lambda: Child(form.settings, environment),
-            client,
-            hang_timeout_s=config.hang_timeout_s,
-            load_timeout_s=config.load_timeout_s,
-            log=log,
-            check=form.check,
-        )
-        admission = Admission(config.parallel if task == "generate" else ENCODER_REQUESTS, config.queue_size)
-        wake = Once(supervisor.start) if aside else lambda: None
-        return Engine(supervisor, client, admission, task, aside, wake, hidden, lambda: form.digest)
+    def _take_engines(self, engines: dict[str, Engine]) -> None:
+        self.pipeline.engines = engines
+
+    def _digest(self, name: str) -> str:
+        engine = self.fleet.engines.get(name)  # it may have been unloaded since the question came
+        return engine.digest() if engine else ""
 
     @property
     def supervisors(self) -> list[Supervisor]:
@@ -161,23 +101,14 @@ class Services:
         """Those of the models that were asked for: they are loaded at the start, and without any of them there is no service."""
         return [engine.supervisor for engine in self.pipeline.engines.values() if not engine.aside]
 
-    @property
-    def most_requests(self) -> int:
-        """How many requests may wait for the engines or be with them, each with a thread."""
-        decoders = [engine for engine in self.pipeline.engines.values() if engine.papers == "generate"]
-        encoders = len(self.pipeline.engines) - len(decoders)
-        inside = len(decoders) * self.config.parallel * 2 + encoders * ENCODER_REQUESTS * 5 // 4
-        return inside + len(self.pipeline.engines) * self.config.queue_size
-
     def start(self) -> None:
         """Begin loading the models that were asked for; returns at once."""
-        for note in self.placement.notes:
+        for note in self.fleet.placement.notes:
             log("info", note)
         self._open_cache()
         self._open_access()
         self._janitor.start()
-        for supervisor in self.asked_for:
-            supervisor.start()
+        self.fleet.start()
         for name, engine in self.pipeline.engines.items():
             if engine.aside and not engine.hidden:
                 log("info", f"{name} is served as well; the first request that needs it starts its engine.")
@@ -289,8 +220,7 @@ class Services:
                 work.stop()
         self._auditor.stop()
         self._janitor.stop()
-        for supervisor in reversed(self.supervisors):
-            supervisor.stop()
+        self.fleet.stop()
         if self.cache:
             self.cache.close()
         self.access.close()
@@ -337,26 +267,6 @@ class Janitor:
         self._over.set()
         if self._thread:
             self._thread.join(10)
-
-
-class Once:
-    """Does something when it is first called, whoever calls it."""
-
-    def __init__(self, work: Callable[[], None]) -> None:
-        self._work: Callable[[], None] | None = work
-        self._lock = threading.Lock()
-
-    def __call__(self) -> None:
-        with self._lock:
-            work, self._work = self._work, None
-            if work:
-                work()
-
-
-def _task(entry: catalog.ModelEntry) -> str:
-    if entry.engine == "fake":
-        return FakeEncoder(entry.name).info.task if is_fake_encoder(entry.name) else "generate"
-    return catalog.task_of(entry)
 
 
 def _engine_gauges(engines: dict[str, Engine]) -> Iterator[Gauge]:

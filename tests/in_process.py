@@ -36,12 +36,12 @@ from appliance.engine.loop import Loop
 from appliance.engine.messages import Booting, Ready, Refused
 from appliance.engine.supervisor import Supervisor
 from appliance.errors import ModelFileError
+from appliance.fleet import Once
 from appliance.history import History
 from appliance.http.create_app import create_app
 from appliance.metrics import Metrics
 from appliance.pipeline import Engine, Pipeline
 from appliance.recall import Recall
-from appliance.services import Once
 
 
 class ThreadChild:

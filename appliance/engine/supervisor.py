@@ -73,10 +73,10 @@ class Supervisor:
         self._load_timeout_s = load_timeout_s
         self._log = log
         self._clock = clock
-        self._stop = threading.Event()
+        self._stop, self._again = threading.Event(), threading.Event()
         self._changed = threading.Condition()
         self._child: Child | None = None
-        self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
+        self._thread = self._new_thread()
 
     # -- for anybody -------------------------------------------------------------------------------------------
 
@@ -128,6 +128,19 @@ class Supervisor:
         self.client.fail_all(Draining("The service is stopping.", retry_after_s=10))
         self._become("absent")
 
+    def again(self) -> None:
+        """End the child and start another, also where that was given up; returns at once. Running sequences fail with EngineLost."""
+        if self.status.state == "failed" and not self._stop.is_set():
+            self._thread.join()  # it is at its end
+            self.status.error, self._thread = None, self._new_thread()
+            self.start()
+        elif self._thread.is_alive():
+            self._become("loading")
+            self._again.set()
+
+    def _new_thread(self) -> threading.Thread:
+        return threading.Thread(target=self._run, name=f"engine-{self.name}", daemon=True)
+
     def _become(self, state: State, reason: str = "") -> None:
         with self._changed:
             if self.status.state == "draining" and state in ("loading", "ready", "failed"):
@@ -144,6 +157,10 @@ class Supervisor:
             ready_at, death, error = self._live()
             if self._stop.is_set():
                 break
+            if self._again.is_set():
+                self._again.clear()
+                boots_failed = deaths = 0
+                continue
             if ready_at is None:
                 boots_failed += 1
             else:
@@ -235,7 +252,9 @@ class Supervisor:
             self.client.take(message)
 
     def _overdue(self, ready_at: float | None, heard: float, began: float, now: float) -> Death | None:
-        """A child that should have spoken and did not."""
+        """A child that should have spoken and did not, or that is to make room for another."""
+        if self._again.is_set():
+            return Death("stopped", "it is started anew")
         if ready_at is None:
             if now - began > self._load_timeout_s:
                 return Death("slow_boot", f"it was not ready after {self._load_timeout_s:g} s (load_timeout_s)")

@@ -59,8 +59,8 @@ def answer(services: Services, call: Call, shape: Shape) -> Response:
         response = reply(found)
         response.headers.update(headers)
         return response
-    supervisor = services.pipeline.engines[call.request.model].supervisor
-    first = _first(events, lambda: supervisor.status.state == "loading")
+    status = services.pipeline.engine(call.request.model).supervisor.status
+    first = _first(events, lambda: status.state == "loading")
     story.stream_open = True
     written = sse.body(first, events, shape, story, tally, include_usage=call.include_usage)
     response = Response(written, mimetype=sse.MIMETYPE, headers=sse.HEADERS | headers)

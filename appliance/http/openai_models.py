@@ -34,7 +34,7 @@ def blueprint(services: Services) -> Blueprint:
 
 def model_object(services: Services, name: str) -> dict[str, Any]:
     """OpenAI's model object with its task, and with llama-server's `meta`, which is null until the model is loaded."""
-    engine = services.pipeline.engines[name]
+    engine = services.pipeline.engine(name)
     info = engine.supervisor.status.info
     meta = info and {
         "n_ctx": info.context_tokens,

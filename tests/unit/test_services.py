@@ -10,8 +10,9 @@ import pytest
 from appliance import services as services_module
 from appliance.config import load_config
 from appliance.engine.topology import LogicalCpu, Topology
+from appliance.fleet import Once
 from appliance.logs import LOGGER
-from appliance.services import Once, Services
+from appliance.services import Services
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +51,7 @@ def services(monkeypatch, cpus: int, **flags) -> Services:
 
 
 def placed(service: Services) -> list[tuple]:
-    plan = service.placement
+    plan = service.fleet.placement
     return [(place.cpus, place.threads) for place in (*plan.children, *plan.encoders)]
 
 
@@ -63,7 +64,7 @@ def test_the_embedder_is_served_beside_and_takes_no_core_of_the_chat_model(monke
     assert (embedder.task, embedder.aside, embedder.supervisor.status.state) == ("embed", True, "absent")
     alone = services(monkeypatch, 4, model=["/x/chat.gguf"], embedder="none")
     assert alone.pipeline.names == ["chat"] and placed(alone) == placed(both)[:1]
-    assert both.most_requests == alone.most_requests + 80 + 64
+    assert both.fleet.most_requests == alone.fleet.most_requests + 80 + 64
 
 
 def test_an_embedder_that_is_asked_for_is_served_once_and_has_the_box_to_itself(monkeypatch):
@@ -74,7 +75,7 @@ def test_an_embedder_that_is_asked_for_is_served_once_and_has_the_box_to_itself(
 
 def test_models_that_generate_divide_the_cores_whatever_their_order(monkeypatch):
     service = services(monkeypatch, 4, engine="fake", model=["a", "embed", "b"])
-    cores = service._cores(["a", "embed", "b"], {"a": "generate", "embed": "embed", "b": "generate"})
+    cores = service.fleet._cores(["a", "embed", "b"], {"a": "generate", "embed": "embed", "b": "generate"})
     assert (cores["a"].cpus, cores["b"].cpus, cores["embed"].threads) == ((0, 1), (2, 3), 1)
     assert service.pipeline.resolve("", ("embed",)) == "embed" and service.pipeline.names == ["a", "embed", "b"]
 
