@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from in_process import Service, on_a_socket
 from playwright.sync_api import Browser, Page, sync_playwright
 from sizes import WIDE
@@ -75,6 +76,19 @@ def address_of() -> Iterator[Callable[..., str]]:
 
 @pytest.fixture(scope="session")
 def screenshot() -> Callable[[Page, str], None]:
-    """Keeps a picture of the page under a name."""
+    """Keeps a picture of the whole page under a name."""
     SHOTS.mkdir(exist_ok=True)
-    return lambda page, name: page.screenshot(path=SHOTS / f"{name}.png") and None
+    return lambda page, name: page.screenshot(path=SHOTS / f"{name}.png", full_page=True) and None
+
+
+@pytest.fixture(scope="session")
+def check_accessible() -> Callable[[Page], None]:
+    """Fails where axe-core finds something serious or critical in the page as it is shown now."""
+    axe = Axe()
+
+    def check(page: Page) -> None:
+        found = [broken for broken in axe.run(page).response["violations"] if broken["impact"] in ("serious", "critical")]
+        told = [f"{broken['id']}: {node['html'][:300]}\n{node['failureSummary']}" for broken in found for node in broken["nodes"]]
+        assert not told, "\n\n".join(told[:10])
+
+    return check
