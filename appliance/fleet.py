@@ -211,8 +211,8 @@ class Fleet:
         nothing generates, the encoders that were asked for divide it. Who has a place of the plan keeps it."""
         first = [name for name in asked if tasks[name] == "generate"] or asked
         others = [name for name in tasks if name not in first]
-        wishes = self._config.threads or None, self._config.cpus or None
-        self.placement = places.plan_threads(self._topology, *wishes, children=max(1, len(first)), encoders=len(others))
+        config = self._config
+        self.placement = places.plan_threads(self._topology, config.threads or None, config.cpus or None, children=max(1, len(first)), encoders=len(others))
         return self._assigned(first, self.placement.children) | self._assigned(others, self.placement.encoders)
 
     def _assigned(self, names: Iterable[str], given: Iterable[ChildPlacement]) -> dict[str, ChildPlacement]:

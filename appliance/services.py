@@ -23,12 +23,14 @@ from appliance.engine.topology import observed_placement, read_topology
 from appliance.errors import ApplianceError, ConfigError
 from appliance.fleet import Fleet
 from appliance.history import History
+from appliance.jobs import Jobs
 from appliance.logs import LOGGER, configure, log
 from appliance.meaning import CALIBRATION, Encoders
 from appliance.metrics import Gauge, Metrics
 from appliance.pipeline import Engine, Pipeline
 from appliance.recall import Recall
 from appliance.renewal import Renewal
+from appliance.uploads import Uploads
 
 AUDIT_EVERY_S = 5.0
 
@@ -61,7 +63,9 @@ class Services:
         self._changing, self._keys = threading.Lock(), threading.Lock()
         self.history = History(self.metrics)
         self.access = Access(data_dir(config), log)
-        self._janitor = Janitor([self._tell_cache_of_models, self._tick_cache, self.history.tick, self.access.tick])
+        self.uploads = Uploads(data_dir(config) / "uploads")
+        self.jobs = Jobs(data_dir(config) / "jobs", _for_commands(config), log)
+        self._janitor = Janitor([self._tell_cache_of_models, self._tick_cache, self.history.tick, self.access.tick, self.jobs.tick, self.uploads.tick])
         self._models_told: list[str] = []
         self._audit = self._renewal = None
         if self.cache and recall:
@@ -107,6 +111,7 @@ class Services:
             log("info", note)
         self._open_cache()
         self._open_access()
+        self.jobs.open()
         self._janitor.start()
         self.fleet.start()
         for name, engine in self.pipeline.engines.items():
@@ -235,6 +240,11 @@ class Services:
             yield from self.cache.gauges()
         yield "appliance_web_memory_bytes", "Resident memory of the web worker.", [({}, memory)]
         yield from _llama_names(self.metrics, self.pipeline.engines)
+
+
+def _for_commands(config: Config) -> dict[str, str]:
+    """The environment in which a command means the same data folder as the service."""
+    return {"APPLIANCE_DATA_DIR": str(data_dir(config).absolute()), "APPLIANCE_OFFLINE": str(config.offline).lower()}
 
 
 class Janitor:

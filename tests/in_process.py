@@ -35,13 +35,16 @@ from appliance.engine.fake_encoder import FakeEncoder, is_fake_encoder
 from appliance.engine.loop import Loop
 from appliance.engine.messages import Booting, Ready, Refused
 from appliance.engine.supervisor import Supervisor
+from appliance.engine.topology import read_topology
 from appliance.errors import ModelFileError
-from appliance.fleet import Once
+from appliance.fleet import Fleet, Once
 from appliance.history import History
 from appliance.http.create_app import create_app
+from appliance.jobs import Jobs
 from appliance.metrics import Metrics
 from appliance.pipeline import Engine, Pipeline
 from appliance.recall import Recall
+from appliance.uploads import Uploads
 
 
 class ThreadChild:
@@ -127,6 +130,9 @@ class Service:
         self.metrics = Metrics()
         self.started_unix = 1_700_000_000
         self.access, self.history = Access(self.config.data_dir, lambda level, words: None), History(self.metrics)
+        self.fleet = Fleet(Config(values | {"engine": ("fake",), "model": models}), read_topology())
+        self.jobs = Jobs(self.config.data_dir / "jobs", {}, lambda level, words: None)
+        self.uploads = Uploads(self.config.data_dir / "uploads")
         if people:
             self.access.open()
         self.gate = threading.Event()

@@ -17,10 +17,10 @@ FILES = {
 }
 LAYERS = [
     {"types", "errors", "clock"},
-    {"config", "logs", "metrics", "systemd", "storage", "history", "saved_settings"},
+    {"config", "logs", "metrics", "systemd", "storage", "history", "saved_settings", "jobs", "uploads"},
     {"db", "manifest", "integrity", "gguf_header", "catalog", "trials", "forms", "intake", "engine", "cache"},
     {"auth", "access", "routing", "admission", "recall"},
-    {"pipeline", "meaning", "audit", "renewal"},
+    {"pipeline", "meaning", "audit", "renewal", "fleet"},
     {"http"},
     {"services", "factory"},
     {"server", "cli"},

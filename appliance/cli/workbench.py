@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from appliance import catalog, manifest
-from appliance.cli.progress import WIDTH, Bar
+from appliance.cli.progress import Bar
 from appliance.config import Config, load_config
 from appliance.errors import InvalidRequest, ModelFileError, ModelFileMissing, PermissionDenied, Unavailable
 from appliance.factory.convert_onnx import MODEL
@@ -219,9 +219,7 @@ class Share(Bar):
         return self._live
 
     def _show(self) -> None:
-        self._shown = self._clock()
-        share = min(1.0, self.done / self.total) if self.total else 0.0
-        self._file.write(f"\r{self.label} [{('#' * int(share * WIDTH)).ljust(WIDTH, '.')}] {share:4.0%}\x1b[K")
+        self._file.write(f"\r{self._line()}\x1b[K")
         self._file.flush()
 
     def note(self, words: str) -> None:

@@ -9,8 +9,11 @@ from appliance.access.people import Role
 from appliance.access.service import Access
 from appliance.auth import Auth
 from appliance.config import Config
+from appliance.fleet import Fleet
+from appliance.jobs import Jobs
 from appliance.metrics import Metrics
 from appliance.pipeline import Pipeline
+from appliance.uploads import Uploads
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -26,6 +29,9 @@ class Services(Protocol):
     metrics: Metrics
     started_unix: int
     access: Access
+    fleet: Fleet
+    jobs: Jobs
+    uploads: Uploads
 
     def change_settings(self, changes: Mapping[str, Any] | None) -> None:
         """Save these, or put back what was before (None)."""

@@ -7,6 +7,8 @@ from flask import Flask, Response, g, request
 from appliance.http import (
     admin_access,
     admin_answers,
+    admin_jobs,
+    admin_models,
     admin_now,
     admin_settings,
     cache_api,
@@ -29,7 +31,7 @@ from appliance.http.request_log import Story, request_id
 
 GENERATING = (openai_chat, openai_completions)
 ENCODING = (openai_embeddings, rerank, classify)
-FAMILIES = (openai_models, *GENERATING, *ENCODING, openai_tokens, cache_api, health, openapi, pages, signing, admin_now, admin_answers, admin_access, admin_settings)
+FAMILIES = (openai_models, *GENERATING, *ENCODING, openai_tokens, cache_api, health, openapi, pages, signing, admin_now, admin_answers, admin_models, admin_jobs, admin_access, admin_settings)
 
 
 def create_app(services: Services) -> Flask:

@@ -11,8 +11,11 @@ Schema = dict[str, Any]
 TEXT: Schema = {"type": ["string", "null"]}
 QUESTIONS: Schema = {"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "string", "description": "One a line."}]}
 ROLE: Schema = {"enum": list(ROLES)}
+FRACTION: Schema = {"type": ["number", "null"]}
 NUMBER: Schema = {"name": "number", "in": "path", "required": True, "schema": {"type": "integer", "minimum": 0}}
 SEARCH: Schema = {"name": "q", "in": "query", "schema": {"type": "string"}, "description": "Part of a question or an answer."}
+LIMITS = ("max_perplexity_rise", "max_kl", "min_top1", "min_cosine", "min_accuracy", "min_tokens_per_s")
+"""Of a certificate, those that are numbers."""
 SIGNED_IN: list[Schema] = [{"session": []}]
 READING, CHANGING = ("401", "403", "503"), ("400", "401", "403", "404", "413", "415", "503")
 
@@ -33,7 +36,31 @@ def paths(operation: Callable[..., Schema]) -> Schema:
     review = {"answer": TEXT, "source": TEXT, "expires": {"type": ["string", "null"], "format": "date"}}
     which = {name: TEXT for name in ("namespace", "model", "tag", "text")}
     limits: Schema = {"older_than_hours": {"type": ["number", "null"]}, "all": {"type": "boolean"}, "preview": {"type": "boolean"}}
+    from_to = {"in": "query", "schema": {"type": "integer", "minimum": 0}}
+    blob = {"required": True, "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+    where = {"parameters": [NUMBER, {"name": "offset", "required": True, **from_to}], "requestBody": blob}
+    piece = operation("admin_upload_piece", "A piece of an upload, from `offset` on.", anything, CHANGING, security=SIGNED_IN, **where)
+    serving = {
+        "load": "Serve one more model of the catalog.", "unload": "Serve a model no more.", "default": "The model that answers where none is named.",
+        "restart": "Start a model's engine anew.", "verify": "Read every byte of a model; a job.", "remove": "Delete a model that is not served; a job.",
+    }  # fmt: skip
     return {
+        **{f"/admin/api/models/{what}": done(f"admin_{what}", words, ["name"], name=TEXT) for what, words in serving.items()},
+        "/admin/api/models": told("admin_models", "The catalog, what of it is served, and the jobs that run."),
+        "/admin/api/models/add": done("admin_add_model", "Add a model by its path or hf:owner/name; a job.", ["source"], source=TEXT, name=TEXT),
+        "/admin/api/models/quantize": done("admin_quantize", "A smaller form of a model; a job.", ["name", "type"], name=TEXT, type=TEXT),
+        "/admin/api/models/convert": done("admin_convert", "A checkpoint's folder as a model; a job.", ["source"], source=TEXT, to={"enum": ["gguf", "onnx"]}, name=TEXT),
+        "/admin/api/models/compare": done("admin_compare", "Measure models side by side; a job.", ["names"], names=QUESTIONS, reference=TEXT),
+        "/admin/api/models/certify": done(
+            "admin_certify", "Measure a model against limits; a job.", ["name"], name=TEXT, reference=TEXT, **dict.fromkeys(LIMITS, FRACTION),
+        ),
+        "/admin/api/uploads": done("admin_upload", "Begin to upload a GGUF file, or go on.", ["name", "size_bytes"], name=TEXT, size_bytes={"type": "integer"}),
+        "/admin/api/uploads/{number}": told("admin_upload_state", "How much is here.", parameters=[NUMBER]) | {"post": piece},
+        "/admin/api/uploads/{number}/add": done("admin_upload_add", "Make a model of a complete upload; a job.", [], number=NUMBER, name=TEXT, sha256=TEXT),
+        "/admin/api/uploads/{number}/drop": done("admin_upload_drop", "Forget an upload.", [], number=NUMBER),
+        "/admin/api/jobs": told("admin_jobs", "Long work, the newest first."),
+        "/admin/api/jobs/{number}": told("admin_job", "A job with its log from `start` on.", parameters=[NUMBER, {"name": "start", **from_to}]),
+        "/admin/api/jobs/{number}/cancel": done("admin_cancel_job", "End a job.", [], number=NUMBER),
         "/admin/api/now": told("admin_now", "How the box is doing; the admin page shows it."),
         "/admin/api/access": told("admin_access", "People and API keys."),
         "/admin/api/keys": done("admin_make_key", "A new API key; the answer is the only place where it stands.", ["name"], name=TEXT),

@@ -137,10 +137,12 @@ def test_a_choice_lasts_where_no_model_was_named(fleet, tmp_path):
     named = fleet(model=["a"])
     named.serve("b")
     assert not named.is_kept and not (tmp_path / "models").exists()
-    chosen = fleet()
+    chosen = fleet(engine="auto")
     assert chosen.is_kept and list(chosen.engines) == ["starter"]
+    with pytest.raises(ModelNotFound, match="minilm-l6-int8"):
+        chosen.serve("minilm-l6-int9")
     chosen.serve("minilm-l6-int8")
     chosen.prefer("minilm-l6-int8")
-    assert list(fleet().engines) == ["minilm-l6-int8", "starter"]
+    assert list(fleet(engine="auto").engines) == ["minilm-l6-int8", "starter"]
     found = read_catalog(load_config({"data_dir": str(tmp_path)}, {}))
     assert (found.default, found.beside) == ("minilm-l6-int8", ("starter",))

@@ -1,0 +1,259 @@
+"""The models: what there is and what is served, adding by upload, by path and from the hub, and long work on them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from flask import Blueprint, Response, g, render_template, request
+
+from appliance import catalog
+from appliance.catalog import CatalogModel
+from appliance.errors import InvalidRequest
+from appliance.http import json_body
+from appliance.http.admin_jobs import as_shown
+from appliance.http.answering import reply
+from appliance.http.contract import Services, needs
+from appliance.http.health import model_state
+from appliance.http.incoming import read_body
+from appliance.http.json_body import integer, read_bytes, text, wrong
+from appliance.http.openapi_admin import LIMITS
+from appliance.http.pages import guarded
+from appliance.jobs import GIVEN, WORK, Job
+
+CERTIFICATE = "certificate.json"
+TYPES = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "int8", "int8-block", "int4-block")
+"""Offered in the page; the command knows more, and says so."""
+
+
+def blueprint(services: Services) -> Blueprint:
+    """The routes of this file."""
+    routes = guarded(Blueprint("admin_models", __name__))
+
+    @routes.get("/admin/models")
+    @needs("admin")
+    def page() -> str:
+        return render_template("models.html", person=g.signed.session.person, here="models", types=TYPES, found=_shown(services))
+
+    @routes.get("/admin/api/models")
+    @needs("admin")
+    def api() -> Response:
+        return reply(_shown(services))
+
+    @routes.post("/admin/api/models/load")
+    @needs("admin")
+    def load() -> Response:
+        """{"name"}. Serve one more; the engines of the others may move."""
+        services.fleet.serve(_name())
+        return reply(_shown(services))
+
+    @routes.post("/admin/api/models/unload")
+    @needs("admin")
+    def unload() -> Response:
+        """{"name"}. What it is writing may end first."""
+        services.fleet.withdraw(_name())
+        return reply(_shown(services))
+
+    @routes.post("/admin/api/models/default")
+    @needs("admin")
+    def default() -> Response:
+        """{"name"}. The one that answers where none is named."""
+        services.fleet.prefer(_name())
+        return reply(_shown(services))
+
+    @routes.post("/admin/api/models/restart")
+    @needs("admin")
+    def restart() -> Response:
+        """{"name"}. Also one that was given up."""
+        services.fleet.restart(_name())
+        return reply(_shown(services))
+
+    @routes.post("/admin/api/models/add")
+    @needs("admin")
+    def add() -> Response:
+        """{"source", "name"}: a file or a folder of this machine, or hf:owner/name[:file]."""
+        body = read_body()
+        source = text(body.get("source"), "source")
+        return submit(f"Add {source}", lambda folder: [_add(source, body.get("name"))])
+
+    @routes.post("/admin/api/models/verify")
+    @needs("admin")
+    def verify() -> Response:
+        """{"name"}: read every byte."""
+        name = _find(services, _name()).name
+        return submit(f"Verify {name}", lambda folder: [["models", "verify", "--", name]])
+
+    @routes.post("/admin/api/models/remove")
+    @needs("admin")
+    def remove() -> Response:
+        """{"name"}, of a model that is not served."""
+        model = _find(services, _name())
+        if set(model.names) & set(services.pipeline.engines):
+            raise InvalidRequest(f"{model.name} is being served.", param="name", remedy="Unload it first.")
+        return submit(f"Remove {model.name}", lambda folder: [["models", "remove", "--yes", "--", model.name]])
+
+    @routes.post("/admin/api/models/quantize")
+    @needs("admin")
+    def quantize() -> Response:
+        """{"name", "type"}: a smaller model beside it, NAME-TYPE."""
+        body = read_body()
+        model, kind = _find(services, text(body.get("name"), "name")), text(body.get("type"), "type")
+        made = f"{model.name}-{kind.lower()}"
+
+        def steps(folder: Path) -> list[list[str]]:
+            target = str(folder / WORK / (f"{made}.gguf" if model.readable().format == "gguf" else made))
+            return [["models", "quantize", f"--type={kind}", "--", model.name, target], _add(target, made)]
+
+        return submit(f"Quantize {model.name} to {kind}", steps)
+
+    @routes.post("/admin/api/models/convert")
+    @needs("admin")
+    def convert() -> Response:
+        """{"source", "to", "name"}: of a Hugging Face checkpoint's folder on this machine, or of a GGUF file."""
+        body = read_body()
+        source, to = text(body.get("source"), "source"), body.get("to") or "gguf"
+        if to not in ("gguf", "onnx"):
+            raise wrong("to", to, "gguf or onnx")
+        name = body.get("name") or Path(source).name.removesuffix(".gguf")
+
+        def steps(folder: Path) -> list[list[str]]:
+            target = str(folder / WORK / (f"{name}.gguf" if to == "gguf" else "model"))
+            return [["models", "convert", f"--to={to}", "--", source, target], _add(target, name)]
+
+        if not isinstance(name, str) or "/" in name:
+            raise wrong("name", name, "a name without a slash")
+        return submit(f"Convert {source} to {to}", steps)
+
+    @routes.post("/admin/api/models/compare")
+    @needs("admin")
+    def compare() -> Response:
+        """{"names", "reference"}: models of one kind side by side; the table is in the job's log."""
+        body = read_body()
+        names = [_find(services, name).name for name in _list(body.get("names"), "names")]
+        reference = [f"--reference={_find(services, body['reference']).name}"] if body.get("reference") else []
+        return submit(f"Compare {', '.join(names)}", lambda folder: [["models", "eval", *reference, "--", *names]])
+
+    @routes.post("/admin/api/models/certify")
+    @needs("admin")
+    def certify() -> Response:
+        """{"name", "reference", limits by name}: measured on this processor; when all limits hold, the model has its certificate."""
+        body = read_body()
+        model = _find(services, text(body.get("name"), "name"))
+        limits = {name: json_body.number(body[name], name, 0, 1e9) for name in LIMITS if body.get(name) is not None}
+        reference = [f"--reference={_find(services, body['reference']).name}"] if body.get("reference") else []
+
+        def steps(folder: Path) -> list[list[str]]:
+            (folder / GIVEN / "limits.toml").write_text(tomli_w.dumps(limits))
+            return [["models", "certify", f"--limits={folder / GIVEN / 'limits.toml'}", *reference, "--", model.name]]
+
+        return submit(f"Certify {model.name}", steps)
+
+    @routes.post("/admin/api/uploads")
+    @needs("admin")
+    def begin() -> Response:
+        """{"name", "size_bytes"}: a GGUF file; one of that name and size that broke off is gone on with, from `received` on."""
+        body = read_body()
+        return reply(_upload(services, services.uploads.begin(text(body.get("name"), "name"), integer(body.get("size_bytes"), "size_bytes", 0, 1 << 50)).number))
+
+    @routes.get("/admin/api/uploads/<int:number>")
+    @needs("admin")
+    def how_far(number: int) -> Response:
+        return reply(_upload(services, number))
+
+    @routes.post("/admin/api/uploads/<int:number>")
+    @needs("admin")
+    def piece(number: int) -> Response:
+        """A piece as the body; ?offset= says where it begins."""
+        data = read_bytes(request)
+        g.story.body_read = True
+        services.uploads.append(number, request.args.get("offset", -1, int), data)
+        return reply(_upload(services, number))
+
+    @routes.post("/admin/api/uploads/<int:number>/drop")
+    @needs("admin")
+    def drop(number: int) -> Response:
+        services.uploads.drop(number)
+        return reply({"dropped": number})
+
+    @routes.post("/admin/api/uploads/<int:number>/add")
+    @needs("admin")
+    def finish(number: int) -> Response:
+        """{"name", "sha256"}: all of it is here; becomes a model of the catalog."""
+        body = read_body()
+        upload = services.uploads.find(number)
+        return submit(f"Add {upload.name}", lambda folder: [_add(str(services.uploads.take(number, str(body.get("sha256") or ""), folder / GIVEN)), body.get("name"))])
+
+    def submit(title: str, steps: Any) -> Response:
+        return reply(as_shown(services, services.jobs.submit(title, g.signed.session.person.name, steps)))
+
+    return routes
+
+
+def _name() -> str:
+    return text(read_body().get("name"), "name")
+
+
+def _find(services: Services, name: Any) -> CatalogModel:
+    return catalog.read_catalog(services.config).find(text(name, "name"))
+
+
+def _list(value: Any, name: str) -> Sequence[str]:
+    """A list, or text with one a line or commas between."""
+    if isinstance(value, str):
+        value = [part.strip() for part in value.replace(",", "\n").splitlines() if part.strip()]
+    if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
+        raise wrong(name, value, "a list of names")
+    return value
+
+
+def _add(source: str, name: Any) -> list[str]:
+    if name is not None and not isinstance(name, str):
+        raise wrong("name", name, "text")
+    return ["models", "add", *([f"--name={name}"] if name else []), "--", source]
+
+
+def _upload(services: Services, number: int) -> dict[str, Any]:
+    upload = services.uploads.find(number)
+    return {"number": upload.number, "name": upload.name, "size_bytes": upload.size_bytes, "received": upload.received}
+
+
+def _shown(services: Services) -> dict[str, Any]:
+    """Every model of the catalog, and what is served under another name."""
+    found, engines = catalog.read_catalog(services.config), dict(services.pipeline.engines)
+    rows = []
+    for model in found.models:
+        served = next((name for name in model.names if name in engines), None)
+        rows.append(_row(model) | {"served": served, "engine": _engine(services, served), "default": bool(engines) and served == next(iter(engines))})
+    listed = {row["served"] for row in rows}
+    others = [name for name, engine in engines.items() if name not in listed and not engine.hidden]
+    working: list[Job] = [job for job in services.jobs.all() if job.state in ("waiting", "running")]
+    return {
+        "models": rows, "others": [{"name": name, "engine": _engine(services, name), "default": name == next(iter(engines))} for name in others],
+        "kept": services.fleet.is_kept, "jobs": [as_shown(services, job) for job in working],
+    }  # fmt: skip
+
+
+def _engine(services: Services, name: str | None) -> dict[str, Any] | None:
+    engine = services.pipeline.engines.get(name or "")
+    return model_state(engine) | {"aside": engine.aside} if engine else None
+
+
+def _row(model: CatalogModel) -> dict[str, Any]:
+    paper = model.manifest
+    told = paper and {
+        "task": paper.task, "format": paper.format, "quantization": paper.quantization, "size_bytes": paper.size_bytes, "licence": paper.licence,
+        "context_tokens": paper.context_tokens, "description": paper.description, "source": paper.provenance.source, "sha256": paper.main.sha256,
+    }  # fmt: skip
+    return {"name": model.name, "shipped": model.shipped, "reason": model.reason, "paper": told, "certificate": _certificate(model)}
+
+
+def _certificate(model: CatalogModel) -> dict[str, Any] | None:
+    """What its certificate says, None where there is none that can be read."""
+    try:
+        found = json.loads((model.folder / CERTIFICATE).read_text("utf-8"))
+        return found if isinstance(found, dict) else None
+    except (OSError, ValueError):
+        return None
