@@ -197,6 +197,8 @@ def entries(config: Config) -> tuple[ModelEntry, ...]:
 
 def entry_of(text: str, config: Config, catalog: Catalog, alias: str, engine: str) -> ModelEntry:
     """The model that a word means, under the name `alias`, "" for its own. Raises ConfigError for an engine that cannot serve it."""
+    if text.encode("utf-8", "replace").decode() != text:
+        raise ConfigError(f"The name of the model {ascii(text)} is not UTF-8.", param="model", remedy="Give the file another name.")
     model = catalog.get(text) if not config.model or _is_name(text) else None
     path = _engine_path(model) if model else Path(text).expanduser()
     path = path.parent if path.name == ONNX_FILE else path
@@ -235,7 +237,7 @@ def _twin(entry: ModelEntry, config: Config) -> ModelEntry | None:
         fits = model is not None and model.manifest is not None and (model.manifest.format, model.manifest.task) == ("onnx", "generate")
         return ModelEntry(entry.name, model.folder, model, "onnx") if fits else None
     folder = entry.path.with_name(f"{entry.path.name.removesuffix('.gguf')}{TWIN}")
-    return ModelEntry(entry.name, folder, None, "onnx") if (folder / ONNX_FILE).is_file() else None
+    return ModelEntry(entry.name, folder, None, "onnx") if os.path.isfile(folder / ONNX_FILE) else None
 
 
 def _engine_path(model: CatalogModel) -> Path:

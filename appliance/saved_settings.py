@@ -28,6 +28,10 @@ def change(folder: Path, changes: Mapping[str, Any], check: Callable[[], object]
         if name not in BY_NAME or BY_NAME[name] not in CHANGEABLE:
             mistakes.append(f"{name[:60]!r} cannot be changed here.")
             continue
+        words = "".join(map(str, value)) if isinstance(value, list) else str(value)
+        if words.encode("utf-8", "replace").decode() != words:
+            mistakes.append(f"{name} is no text that can be saved.")
+            continue
         try:
             saved |= {name: None if value is None else _plain(convert(BY_NAME[name], value))}
         except ConfigError as error:

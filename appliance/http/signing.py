@@ -124,4 +124,4 @@ def _seen() -> tuple[str, str]:
 
 def _inside(to: str | None) -> str:
     """A page of ours to go on to; anything else is the first one."""
-    return to if to and to.startswith(HOME) and not urlsplit(to).netloc and "\\" not in to else HOME
+    return to if to and to.startswith(HOME) and not urlsplit(to).netloc and "\\" not in to and to.isprintable() else HOME
