@@ -54,7 +54,7 @@ class Fleet:
     def __init__(self, config: Config, topology: Topology, changed: Callable[[dict[str, Engine]], None] = lambda engines: None) -> None:
         """Build without starting anything. changed: is given the engines when there are others. Raises ConfigError."""
         self.changed = changed
-        self._config, self._topology = config, topology
+        self._config, self.topology = config, topology
         self._hashes = catalog.hash_cache(config)
         models = catalog.entries(config)
         beside, self.verifier = catalog.embedder(config, models), catalog.pair_verifier(config)
@@ -212,7 +212,7 @@ class Fleet:
         first = [name for name in asked if tasks[name] == "generate"] or asked
         others = [name for name in tasks if name not in first]
         config = self._config
-        self.placement = places.plan_threads(self._topology, config.threads or None, config.cpus or None, children=max(1, len(first)), encoders=len(others))
+        self.placement = places.plan_threads(self.topology, config.threads or None, config.cpus or None, children=max(1, len(first)), encoders=len(others))
         return self._assigned(first, self.placement.children) | self._assigned(others, self.placement.encoders)
 
     def _assigned(self, names: Iterable[str], given: Iterable[ChildPlacement]) -> dict[str, ChildPlacement]:
@@ -252,7 +252,7 @@ class Fleet:
         )
         client = EngineClient()
         form = Form(
-            entry, settings, places.child_environment(place), self._hashes, trials.Trials(data_dir(config) / trials.FILE), self._topology.cpu_key,
+            entry, settings, places.child_environment(place), self._hashes, trials.Trials(data_dir(config) / trials.FILE), self.topology.cpu_key,
             wants_digest=not config.no_cache,
         )  # fmt: skip
         supervisor = Supervisor(

@@ -31,6 +31,7 @@ from appliance.pipeline import Engine, Pipeline
 from appliance.recall import Recall
 from appliance.renewal import Renewal
 from appliance.uploads import Uploads
+from appliance.usage import Usage
 
 AUDIT_EVERY_S = 5.0
 
@@ -63,9 +64,10 @@ class Services:
         self._changing, self._keys = threading.Lock(), threading.Lock()
         self.history = History(self.metrics)
         self.access = Access(data_dir(config), log)
+        self.usage = Usage(data_dir(config), log)
         self.uploads = Uploads(data_dir(config) / "uploads")
         self.jobs = Jobs(data_dir(config) / "jobs", _for_commands(config), log)
-        self._janitor = Janitor([self._tell_cache_of_models, self._tick_cache, self.history.tick, self.access.tick, self.jobs.tick, self.uploads.tick])
+        self._janitor = Janitor([self._tell_cache_of_models, self._tick_cache, self.history.tick, self.access.tick, self.jobs.tick, self.uploads.tick, self.usage.tick])
         self._models_told: list[str] = []
         self._audit = self._renewal = None
         if self.cache and recall:
@@ -166,6 +168,10 @@ class Services:
             self.access.open()
         except (ApplianceError, OSError) as error:
             log("error", f"Nobody can sign in to the admin pages: {error}")
+        try:
+            self.usage.open()
+        except (ApplianceError, OSError) as error:
+            log("error", f"Usage is not written down: {error}")
         self.renew_auth()
         if self.access.code:
             log("warning", f"To make the first administrator open /admin/first?code={self.access.code} in a browser.")
@@ -228,6 +234,7 @@ class Services:
         self.fleet.stop()
         if self.cache:
             self.cache.close()
+        self.usage.close()
         self.access.close()
 
     # -- gauges ------------------------------------------------------------------------------------------------

@@ -45,6 +45,7 @@ from appliance.metrics import Metrics
 from appliance.pipeline import Engine, Pipeline
 from appliance.recall import Recall
 from appliance.uploads import Uploads
+from appliance.usage import Usage
 
 
 class ThreadChild:
@@ -132,9 +133,11 @@ class Service:
         self.access, self.history = Access(self.config.data_dir, lambda level, words: None), History(self.metrics)
         self.fleet = Fleet(Config(values | {"engine": ("fake",), "model": models}), read_topology())
         self.jobs = Jobs(self.config.data_dir / "jobs", {}, lambda level, words: None)
+        self.usage = Usage(self.config.data_dir, lambda level, words: None)
         self.uploads = Uploads(self.config.data_dir / "uploads")
         if people:
             self.access.open()
+            self.usage.open()
         self.gate = threading.Event()
         self.children: list[ThreadChild] = []
         if loaded:
@@ -204,6 +207,7 @@ class Service:
             engine.supervisor.stop()
         if self.cache:
             self.cache.close()
+        self.usage.close()
         self.access.close()
 
 

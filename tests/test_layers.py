@@ -19,7 +19,7 @@ LAYERS = [
     {"types", "errors", "clock"},
     {"config", "logs", "metrics", "systemd", "storage", "history", "saved_settings", "jobs", "uploads"},
     {"db", "manifest", "integrity", "gguf_header", "catalog", "trials", "forms", "intake", "engine", "cache"},
-    {"auth", "access", "routing", "admission", "recall"},
+    {"auth", "access", "usage", "routing", "admission", "recall"},
     {"pipeline", "meaning", "audit", "renewal", "fleet"},
     {"http"},
     {"services", "factory"},

@@ -95,7 +95,7 @@ def checked_name(name: str) -> str:
     """The name without blanks around it. Raises InvalidRequest."""
     found = name.strip()
     if not found or len(found) > LONGEST_NAME or not found.isprintable():
-        raise InvalidRequest(f"A person's name has 1 to {LONGEST_NAME} printable characters.", param="name")
+        raise InvalidRequest(f"A name has 1 to {LONGEST_NAME} printable characters.", param="name")
     return found
 
 
@@ -213,6 +213,30 @@ def touch(db: Database, digest: bytes, now: float) -> None:
 def renew(db: Database, old: bytes, new: bytes, now: float) -> bool:
     """The session goes on under another token; whether it was still there."""
     return bool(db.execute("UPDATE sessions SET digest = ?, before = ?, renewed = ?, used = ? WHERE digest = ?", [new, old, now, now, old]).rowcount)
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A session as others see it, without what opens it. number: for `end_visit`. Times are Unix seconds."""
+
+    number: int
+    name: str
+    began: float
+    used: float
+    address: str
+    agent: str
+
+
+def visits(db: Database) -> list[Visit]:
+    """All sessions, the one used last first."""
+    sql = "SELECT s.rowid, p.name, s.began, s.used, s.address, s.agent FROM sessions s JOIN people p ON p.id = s.person_id ORDER BY s.used DESC"
+    return [Visit(*row) for row in db.execute(sql)]
+
+
+def end_visit(db: Database, number: int) -> None:
+    """End somebody's session. Raises NotFound."""
+    if not db.execute("DELETE FROM sessions WHERE rowid = ?", [number]).rowcount:
+        raise NotFound(f"There is no session {number}.", remedy="It may have ended by itself.")
 
 
 def end(db: Database, digest: bytes) -> None:

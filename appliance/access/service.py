@@ -18,7 +18,7 @@ from pathlib import Path
 from werkzeug.security import check_password_hash, generate_password_hash
 
 from appliance.access import people
-from appliance.access.people import Key, Person, Role, Session, checked_name
+from appliance.access.people import Key, Person, Role, Session, Visit, checked_name
 from appliance.access.throttle import Throttle
 from appliance.db.connection import Readers
 from appliance.db.writer import Writer
@@ -126,6 +126,7 @@ class Access:
     def change(self, number: int, role: Role | None, password: str | None, by: str) -> None:
         """Another role, another password (all sessions of the person end then), or both. Raises NotFound, InvalidRequest for a bad password
         and for the last admin; then nothing is changed."""
+        self._ready()
         hashed = self._hashed(password) if password else None
 
         def work(db: people.Database) -> None:
@@ -139,6 +140,7 @@ class Access:
 
     def remove(self, number: int, by: str) -> None:
         """Raises NotFound, InvalidRequest for the last admin, StorageFailed."""
+        self._ready()
         self._writer.do(lambda db: people.remove(db, number), WRITE_WAIT_S)
         self._log("info", f"Person {number} was removed, by {by!r}.")
 
@@ -171,13 +173,28 @@ class Access:
 
     def revoke_key(self, number: int, by: str) -> None:
         """Raises NotFound, StorageFailed."""
+        self._ready()
         self._writer.do(lambda db: people.revoke_key(db, number, self._now()), WRITE_WAIT_S)
         self._log("info", f"Key {number} was revoked, by {by!r}.")
 
     def open_to_all(self, by: str) -> None:
         """Forget the revoked keys: where no key is good, none is needed any more. Raises StorageFailed."""
+        self._ready()
         self._writer.do(people.forget_revoked_keys, WRITE_WAIT_S)
         self._log("warning", f"Revoked keys were forgotten, by {by!r}.")
+
+    def visits(self) -> list[Visit]:
+        """Who is signed in where, the one seen last first. Raises Unavailable, StorageFailed."""
+        self._ready()
+        with self._readers.reading() as db:
+            now = self._now()
+            return [visit for visit in people.visits(db) if now - visit.used <= IDLE_S and now - visit.began <= LONGEST_S]
+
+    def end_visit(self, number: int, by: str) -> None:
+        """Sign somebody out. Raises NotFound, Unavailable, StorageFailed."""
+        self._ready()
+        self._writer.do(lambda db: people.end_visit(db, number), WRITE_WAIT_S)
+        self._log("info", f"Session {number} was ended, by {by!r}.")
 
     # -- sessions ------------------------------------------------------------------------------------------------------
 

@@ -22,7 +22,11 @@ def blueprint(services: Services) -> Blueprint:
 
     def shown() -> dict[str, Any]:
         people = [_without_password(person) for person in services.access.everybody()]
-        return {"people": people, "keys": [asdict(key) for key in services.access.keys()], "key_required": services.auth.required}
+        used = {who: asdict(amount) for who, amount in services.usage.by("who").items()}
+        return {
+            "people": people, "keys": [asdict(key) for key in services.access.keys()], "key_required": services.auth.required,
+            "sessions": [asdict(visit) for visit in services.access.visits()], "used": used,
+        }  # fmt: skip
 
     @routes.get("/admin/access")
     @needs("admin")
@@ -51,6 +55,12 @@ def blueprint(services: Services) -> Blueprint:
         services.access.revoke_key(number, _by())
         services.renew_auth()
         return reply({"revoked": number})
+
+    @routes.post("/admin/api/sessions/<int:number>/end")
+    @needs("admin")
+    def end_session(number: int) -> Response:
+        services.access.end_visit(number, _by())
+        return reply({"ended": number})
 
     @routes.post("/admin/api/keys/none")
     @needs("admin")

@@ -28,7 +28,13 @@ def blueprint(services: Services) -> Blueprint:
     @routes.get("/admin")
     @needs("admin")
     def page() -> str:
-        return render_template("now.html", person=g.signed.session.person, here="now", now=now(services))
+        return render_template("now.html", person=g.signed.session.person, here="now", now=now(services), days=_days(services))
+
+    @routes.get("/admin/api/usage")
+    @needs("admin")
+    def usage() -> Response:
+        """The last 30 days."""
+        return reply({"days": _days(services), "by_model": {name: asdict(amount) for name, amount in services.usage.by("model").items()}})
 
     @routes.get("/admin/api/now")
     @needs("admin")
@@ -60,6 +66,10 @@ def now(services: Services) -> dict[str, Any]:
         "minutes": _minutes(samples),
     }
     return found | {"attention": _attention(services, found)}
+
+
+def _days(services: Services) -> list[dict[str, Any]]:
+    return [asdict(amount) | {"at": day * 86_400} for day, amount in services.usage.days()]
 
 
 def _minutes(samples: list[Sample]) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from appliance.jobs import Jobs
 from appliance.metrics import Metrics
 from appliance.pipeline import Pipeline
 from appliance.uploads import Uploads
+from appliance.usage import Usage
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -32,6 +33,7 @@ class Services(Protocol):
     fleet: Fleet
     jobs: Jobs
     uploads: Uploads
+    usage: Usage
 
     def change_settings(self, changes: Mapping[str, Any] | None) -> None:
         """Save these, or put back what was before (None)."""

@@ -11,6 +11,7 @@ from appliance.http import (
     admin_models,
     admin_now,
     admin_settings,
+    admin_system,
     cache_api,
     classify,
     errors,
@@ -31,7 +32,7 @@ from appliance.http.request_log import Story, request_id
 
 GENERATING = (openai_chat, openai_completions)
 ENCODING = (openai_embeddings, rerank, classify)
-FAMILIES = (openai_models, *GENERATING, *ENCODING, openai_tokens, cache_api, health, openapi, pages, signing, admin_now, admin_answers, admin_models, admin_jobs, admin_access, admin_settings)
+FAMILIES = (openai_models, *GENERATING, *ENCODING, openai_tokens, cache_api, health, openapi, pages, signing, admin_now, admin_answers, admin_models, admin_jobs, admin_access, admin_settings, admin_system)
 
 
 def create_app(services: Services) -> Flask:
@@ -68,7 +69,7 @@ def create_app(services: Services) -> Flask:
         if g.get("signed") and g.signed.token:
             signing.set_cookie(response, g.signed.token)
         status, environ = response.status_code, request.environ
-        response.call_on_close(lambda: story.finish(status, services.metrics))
+        response.call_on_close(lambda: story.finish(status, services.metrics, services.usage))
         if not story.body_read and linger.is_unread(environ):
             response.call_on_close(lambda: linger.drain(environ.get("gunicorn.socket")))
         return response

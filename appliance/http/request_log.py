@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from appliance.clock import Clock, monotonic
 from appliance.logs import log
 from appliance.metrics import Metrics
 from appliance.types import Delta, Event, Finished, GenerationRequest, Recalled, Waiting
+from appliance.usage import Amount, Usage
 
 CLIENT_LEFT = 499
 _SANE_ID = re.compile(r"[!-~](?:[ -~]{0,126}[!-~])?")
@@ -104,7 +107,7 @@ class Story:
     def __post_init__(self) -> None:
         self.began = self.clock()
 
-    def finish(self, status: int, metrics: Metrics) -> None:
+    def finish(self, status: int, metrics: Metrics, usage: Usage) -> None:
         """The last byte is out, or the client is gone: write the line and count the request."""
         if self.stream_open:  # closed before its end
             status, self.error = CLIENT_LEFT, self.error or "cancelled"
@@ -120,6 +123,7 @@ class Story:
         }
         if self.tally:
             values |= self.tally.fields()
+            usage.note(self.principal, str(values["model"]), self._amount(values, status))
         if self.recalled and self.recalled.outcome != "bypass":
             values["cache"] = self.recalled.tier or self.recalled.outcome
         if self.error:
@@ -134,3 +138,10 @@ class Story:
             else "info"
         )
         log(level, "request", **values)
+
+    def _amount(self, values: Mapping[str, Any], status: int) -> Amount:
+        first_s = values.get("ttft_ms", 0) / 1000
+        return Amount(
+            1, int(status >= 400), int(self.recalled is not None and self.recalled.outcome == "hit"), values.get("prompt_tokens", 0),
+            values.get("completion_tokens", 0), self.clock() - self.began, int("ttft_ms" in values), first_s,
+        )  # fmt: skip

@@ -30,6 +30,7 @@ LONG_NAME, KEY = "Ann-" + "a" * 60, "till-" + "k" * 59
 PAGES: dict[str, tuple[str, ...]] = {
     "/admin": ("h2:text-is('Engines')", f"th:text-is('{LONG_MODEL}')", f"th:text-is('{HOSTILE_MODEL}')", "[data-live=waiting]:text-is('1')", ".notice:has-text('restarted')", "[data-live=table] td"),
     "/admin/models": ("summary", "h2:text-is('Add a model')", "#upload", "button:text-is('Compare')"),
+    "/admin/system": ("h1:text-is('System')", "dl.facts", "#filter", "#log"),
     "/admin/jobs": ("h1:text-is('Jobs')",),
     "/admin/answers": ("input[type=search]", f"summary:has-text('{WORD}')", "button:text-is('Approve')", "[aria-label='Nearly answered from memory'] td", "[aria-label='Found wrong'] td", "summary:has-text('rejected')", "button:text-is('Reject')", "#purge button"),
     "/admin/access": ("h2:text-is('API keys')", f"th:text-is('{KEY}')", "td:has-text('revoked on')", "button:text-is('Revoke')", "h2:text-is('People')", f"summary:has-text('{LONG_NAME}')", "summary:has-text('reviewer')", "button:text-is('Add')"),

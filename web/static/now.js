@@ -40,6 +40,7 @@ function show(now) {
     cell(row, state.requests_waiting, true);
     cell(row, Object.values(state.restarts).reduce((sum, count) => sum + count, 0), true);
   }
+  now.machine.cpu_by_core.forEach((share, at) => { const meter = document.getElementById(`core-${at}`); if (meter) meter.value = share; });
   draw(now.history);
   const table = live("table");
   table.replaceChildren();
