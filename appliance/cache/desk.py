@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from appliance.cache import answers, reviewed
+from appliance.cache import answers, exchange, reviewed
 from appliance.cache.answers import Selection
 from appliance.cache.reviewed import NewReviewed
 from appliance.cache.service import Cache
@@ -42,9 +42,12 @@ class Desk:
         return found
 
     def near_misses(self, most: int = 20) -> list[dict[str, Any]]:
-        """Questions that nearly had an answer."""
+        """Questions that nearly had an answer. reviewed: the number of the answer to the remembered one, None where it is no reviewed one."""
         with self.cache.reading("answers") as db:
-            return [asdict(near) for near in answers.near_misses(db, most)]
+            misses = [asdict(near) for near in answers.near_misses(db, most)]
+        with self.cache.reading("state") as db:
+            numbers = {question: number for number, asked in reviewed.questions(db).items() for question in asked}
+        return [near | {"reviewed": numbers.get(near["remembered"])} for near in misses]
 
     def judged_wrong(self, most: int = 20) -> list[dict[str, Any]]:
         """Hits that people, or another try, found wrong."""
@@ -102,6 +105,29 @@ class Desk:
             self.cache.write("state", lambda db: reviewed.expire(db, number, self.now()))
         else:
             self.cache.write("state", lambda db: reviewed.set_state(db, number, state, owner, self.now()))
+
+    def merge(self, number: int, into: int) -> None:
+        """The questions of one reviewed answer become questions of another, and the first is gone. Raises NotFound, InvalidRequest where
+        they belong to different namespaces, or the same."""
+
+        def work(db: reviewed.Database) -> None:
+            one, other = reviewed.get(db, number), reviewed.get(db, into)
+            if number == into or (one.namespace, one.context) != (other.namespace, other.context):
+                raise InvalidRequest(f"The answers {number} and {into} cannot be merged.", param="into", remedy="Name another answer of the same namespace.")
+            for question in reviewed.questions(db).get(number, []):
+                reviewed.add_phrasing(db, into, question)
+            reviewed.remove(db, number)
+
+        self.cache.write("state", work)
+
+    def take_over(self, new: Sequence[NewReviewed]) -> list[int]:
+        """The numbers of all of them, written together. Raises InvalidRequest."""
+        return self.cache.write("state", lambda db: [reviewed.put(db, one, self.now()) for one in new])
+
+    def exported(self, form: str) -> str:
+        """The live ones as a file. form: "csv" or "jsonl"."""
+        with self.cache.reading("state") as db:
+            return exchange.write(reviewed.every(db), form)
 
     def to_be_purged(self, which: Selection, most: int = 10) -> tuple[int, list[str]]:
         """(how many answers a purge would remove, some of their questions)."""

@@ -243,10 +243,16 @@ def every(db: Database, namespace: str | None = None) -> list[tuple[Reviewed, li
     """All answers with their questions, in order."""
     sql, values = (" WHERE namespace = ?", [namespace]) if namespace is not None else ("", [])
     rows = [Reviewed(*row) for row in db.execute(f"SELECT {COLUMNS} FROM reviewed{sql} ORDER BY id", values)]
-    questions: dict[int, list[str]] = {}
+    asked = questions(db)
+    return [(row, asked.get(row.id, [])) for row in rows]
+
+
+def questions(db: Database) -> dict[int, list[str]]:
+    """The questions of each answer that has any, in order."""
+    found: dict[int, list[str]] = {}
     for number, question in db.execute("SELECT reviewed_id, question FROM phrasings ORDER BY id"):
-        questions.setdefault(number, []).append(question)
-    return [(row, questions.get(row.id, [])) for row in rows]
+        found.setdefault(number, []).append(question)
+    return found
 
 
 # -- what was said of hits ---------------------------------------------------------------------------------------------

@@ -11,11 +11,13 @@ from appliance.cache.answers import Selection
 from appliance.cache.desk import Desk
 from appliance.cache.policy import EVERYBODY
 from appliance.errors import InvalidRequest, Unavailable
+from appliance.http import schemas
 from appliance.http.answering import reply
 from appliance.http.contract import Services, needs
 from appliance.http.incoming import read_body
 from appliance.http.json_body import flag, number, text, wrong
 from appliance.http.pages import guarded
+from appliance.recall import Recall
 
 STATES = ("live", "rejected", "expired")
 LONGEST_SEARCH = 200
@@ -27,10 +29,7 @@ def blueprint(services: Services) -> Blueprint:
     routes = guarded(Blueprint("admin_answers", __name__))
 
     def desk() -> Desk:
-        recall = services.pipeline.recall
-        if recall is None:
-            raise Unavailable("This service remembers no answers.", remedy="Start it without no_cache; its log says whether the cache could not be opened.")
-        return Desk(recall.cache)
+        return Desk(recall_of(services).cache)
 
     def shown() -> dict[str, Any]:
         wanted = request.args.get("q", "")[:LONGEST_SEARCH]
@@ -47,7 +46,9 @@ def blueprint(services: Services) -> Blueprint:
     @needs("reviewer")
     def page() -> str:
         found = shown() if services.pipeline.recall else None
-        return render_template("answers.html", person=g.signed.session.person, here="answers", q=request.args.get("q", ""), found=found)
+        asked = request.args.get("explain", "").strip()
+        told = explained(services, asked) if found and asked else None
+        return render_template("answers.html", person=g.signed.session.person, here="answers", q=request.args.get("q", ""), found=found, asked=asked, explained=told)
 
     @routes.get("/admin/api/answers")
     @needs("reviewer")
@@ -107,6 +108,20 @@ def blueprint(services: Services) -> Blueprint:
         return reply({"removed": at.cache.purge(which)})
 
     return routes
+
+
+def recall_of(services: Services) -> Recall:
+    """What remembers. Raises Unavailable."""
+    if services.pipeline.recall is None:
+        raise Unavailable("This service remembers no answers.", remedy="Start it without no_cache; its log says whether the cache could not be opened.")
+    return services.pipeline.recall
+
+
+def explained(services: Services, question: str, model: str = "", key: str = "anonymous") -> dict[str, Any]:
+    """See Recall.explain: for a conversation that begins with the question, asked with that key."""
+    origin = schemas.Origin("explain", services.pipeline.resolve(model, ("generate",)), key, "interactive")
+    call = schemas.chat_call({"messages": [{"role": "user", "content": question}]}, origin, services.config)
+    return recall_of(services).explain(call.request)
 
 
 def owner() -> str:

@@ -7,6 +7,7 @@ from flask import Flask, Response, g, request
 from appliance.http import (
     admin_access,
     admin_answers,
+    admin_exchange,
     admin_jobs,
     admin_models,
     admin_now,
@@ -32,7 +33,7 @@ from appliance.http.request_log import Story, request_id
 
 GENERATING = (openai_chat, openai_completions)
 ENCODING = (openai_embeddings, rerank, classify)
-FAMILIES = (openai_models, *GENERATING, *ENCODING, openai_tokens, cache_api, health, openapi, pages, signing, admin_now, admin_answers, admin_models, admin_jobs, admin_access, admin_settings, admin_system)
+FAMILIES = (openai_models, *GENERATING, *ENCODING, openai_tokens, cache_api, health, openapi, pages, signing, admin_now, admin_answers, admin_exchange, admin_models, admin_jobs, admin_access, admin_settings, admin_system)
 
 
 def create_app(services: Services) -> Flask:

@@ -11,6 +11,7 @@ Schema = dict[str, Any]
 TEXT: Schema = {"type": ["string", "null"]}
 QUESTIONS: Schema = {"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "string", "description": "One a line."}]}
 ROLE: Schema = {"enum": list(ROLES)}
+FORM: Schema = {"enum": ["csv", "jsonl"]}
 FRACTION: Schema = {"type": ["number", "null"]}
 NUMBER: Schema = {"name": "number", "in": "path", "required": True, "schema": {"type": "integer", "minimum": 0}}
 SEARCH: Schema = {"name": "q", "in": "query", "schema": {"type": "string"}, "description": "Part of a question or an answer."}
@@ -81,6 +82,13 @@ def paths(operation: Callable[..., Schema]) -> Schema:
         "/admin/api/answers": told("admin_answers", "What the review desk shows.", parameters=[SEARCH]),
         "/admin/api/answers/{number}/approve": done("admin_approve", "A generated answer becomes a reviewed one.", [], number=NUMBER, **review),
         "/admin/api/answers/purge": done("admin_purge", "Forget generated answers, or show which.", [], **which, **limits),
+        "/admin/api/reviewed/import": done("admin_import", "Reviewed answers from a file, all or none.", ["text", "form"], text=TEXT, form=FORM, namespace=TEXT),
+        "/admin/api/reviewed/export": {"get": operation(
+            "admin_export", "The reviewed answers as a file.", {kind: {"schema": {"type": "string"}} for kind in ("text/csv", "application/jsonl")},
+            ("400", *READING), security=SIGNED_IN, parameters=[{"name": "form", "in": "query", "schema": FORM}],
+        )},
+        "/admin/api/reviewed/{number}/merge": done("admin_merge", "Its questions get another answer, and it is gone.", ["into"], number=NUMBER, into={"type": "integer"}),
+        "/admin/api/answers/explain": done("admin_explain", "Why a question would or would not be answered from memory.", ["question"], question=TEXT, model=TEXT, key=TEXT),
         "/admin/api/reviewed": done("admin_write", "A new reviewed answer.", ["questions", "answer"], questions=QUESTIONS, namespace=TEXT, **review),
         "/admin/api/reviewed/{number}": done(
             "admin_change", "Change a reviewed answer; what is not given stays.", [], number=NUMBER,

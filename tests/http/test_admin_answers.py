@@ -102,3 +102,45 @@ def test_without_a_cache_the_page_says_so(make_service, check_error):
     desk = Desk(make_service(people=True))
     assert "remembers no answers" in desk.client.get("/admin/answers").text
     check_error(desk.client.get("/admin/api/answers"), 503, "unavailable")
+
+
+def test_reviewed_answers_leave_as_a_file_and_come_back(desk):
+    desk.post("reviewed", questions="who has the key\nwhere is the key", answer='The porter; "night" too.', source="=1+1")
+    for form in ("csv", "jsonl"):
+        file = desk.client.get("/admin/api/reviewed/export", query_string={"form": form})
+        assert f'filename="reviewed.{form}"' in file.headers["Content-Disposition"] and "attachment" in file.headers["Content-Disposition"]
+        number = desk.get()["reviewed"][0]["id"]
+        desk.post(f"reviewed/{number}", state="rejected")
+        assert desk.ask("where is the key")[0].startswith("echo")
+        assert len(desk.post("reviewed/import", text=file.get_data(True), form=form).get_json()["reviewed"]) == 1
+        assert desk.ask("where is the key")[0] == 'The porter; "night" too.'
+    refused = desk.post("reviewed/import", text="question,answer\na,b\nc,\n", form="csv")
+    assert refused.status_code == 400 and "line 3" in refused.get_json()["error"]["message"]
+    assert [row["questions"] for row in desk.get()["reviewed"] if "a" in row["questions"]] == []
+
+
+def test_two_answers_become_one(desk):
+    one = desk.post("reviewed", questions="who has the key\nwhere is the key", answer="The porter.").get_json()["reviewed"]
+    other = desk.post("reviewed", questions="the key?", answer="The night porter.").get_json()["reviewed"]
+    assert desk.post(f"reviewed/{one}/merge", into=other).status_code == 200
+    assert {desk.ask(question)[0] for question in ("who has the key", "where is the key", "the key?")} == {"The night porter."}
+    [row] = desk.get()["reviewed"]
+    assert row["id"] == other and sorted(row["questions"]) == ["the key?", "where is the key", "who has the key"]
+    theirs = desk.post("reviewed", questions="theirs", answer="x", namespace="of:ann").get_json()["reviewed"]
+    for number, into, status in ((other, other, 400), (other, theirs, 400), (one, other, 404), (other, 999, 404), (other, "x", 400)):
+        assert desk.post(f"reviewed/{number}/merge", into=into).status_code == status
+    assert len(desk.get()["reviewed"]) == 2
+
+
+def test_a_question_is_explained(desk):
+    assert desk.post("answers/explain", question="who has the key").get_json()["outcome"] == "miss"
+    desk.post("reviewed", questions="who has the key", answer="The porter.")
+    found = desk.post("answers/explain", question="who has the key").get_json()
+    assert (found["outcome"], found["tier"]) == ("hit", "reviewed")
+    page = desk.client.get("/admin/answers?explain=who+has+the+key").get_data(True)
+    assert "would be answered from memory (reviewed)" in page
+    desk.service.cache.tick()
+    page = desk.client.get("/admin/answers?explain=who+has+no+key").get_data(True)
+    assert "would be put to the model" in page and "<td>who has the key</td>" in page
+    assert desk.post("answers/explain", question="x", model="nobody").status_code == 404
+    assert [row["hits"] for row in desk.get()["reviewed"]] == [0]

@@ -183,11 +183,13 @@ class Box:
             shapes[rule] = check_page(who[reader].get(f"{re.sub('<[^>]*>', '1', rule)}?{query}"), [took[slot] for slot in shown.split()])
         nowhere, name = f"nowhere {took['q']}", f"{words['person']} ~nobody~"
         shapes["search"] = check_page(client.get("/admin/answers", query_string={"q": nowhere}), [nowhere])
+        shapes["explained"] = check_page(client.get("/admin/answers", query_string={"explain": nowhere}), [nowhere.strip()])
         shapes["log"] = check_page(client.get("/admin/system", query_string={"q": nowhere}), [nowhere])
         shapes["not let in"] = check_page(send(stranger, "/admin/sign-in", name=name, password="guess", to=f"/admin?{words['to']}"), [name])
         shapes["not the first"] = check_page(send(newcomer, "/admin/first", name=name, code=took["code"]), [name, took["code"]])
         shapes["sent on"] = check_page(stranger.get("/admin"))
-        for rule in readable(self.service, api=True):
+        assert client.get("/admin/api/reviewed/export").headers["Content-Disposition"].startswith("attachment")
+        for rule in readable(self.service, api=True) - {"/admin/api/reviewed/export"}:
             check_json(client.get(re.sub("<[^>]*>", "1", rule), query_string={"q": took["q"]}), 200, 404)
         check_json(client.get("/", environ_overrides={"PATH_INFO": f"/admin/-{took['header']}"}), 404)
         visitor = self.service.app.test_client(use_cookies=False)

@@ -2,7 +2,19 @@
 
 import { send, told, wire } from "./forms.js";
 
-wire("#purge");
+wire("#purge, #import");
+
+const files = document.getElementById("import");
+
+files?.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const file = document.getElementById("import-file").files[0];
+  try {
+    const { reviewed } = await send(files, { text: await file.text(), form: file.name.toLowerCase().endsWith(".csv") ? "csv" : "jsonl" });
+    sessionStorage.setItem("told", `${reviewed.length} reviewed answers were taken over.`);
+    location.reload();
+  } catch (error) { told(error.message, true); document.getElementById("told").scrollIntoView({ block: "center" }); }
+});
 
 const purge = document.getElementById("purge");
 let shown = "";
