@@ -64,6 +64,11 @@ def blueprint(services: Services) -> Blueprint:
     def chat() -> str:
         return render_template("chat.html")
 
+    @routes.get("/help")
+    @public
+    def help_page() -> str:
+        return render_template("help.html", base=request.host_url.rstrip("/"))
+
     @routes.get("/static/<path:name>")
     @public
     def static(name: str) -> Response:

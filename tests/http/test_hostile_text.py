@@ -194,7 +194,7 @@ class Box:
         check_json(client.get("/", environ_overrides={"PATH_INFO": f"/admin/-{took['header']}"}), 404)
         visitor = self.service.app.test_client(use_cookies=False)
         check_json(visitor.get("/admin/api/now", environ_overrides={"HTTP_HOST": took["header"]}), 400, 401, 403)
-        return shapes | {"chat": check_page(client.get("/"))}
+        return shapes | {"chat": check_page(client.get("/")), "help": check_page(client.get("/help"))}
 
 
 @pytest.fixture(autouse=True)

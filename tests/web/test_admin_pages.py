@@ -36,10 +36,11 @@ PAGES: dict[str, tuple[str, ...]] = {
     "/admin/access": ("h2:text-is('API keys')", f"th:text-is('{KEY}')", "td:has-text('revoked on')", "button:text-is('Revoke')", "h2:text-is('People')", f"summary:has-text('{LONG_NAME}')", "summary:has-text('reviewer')", "button:text-is('Add')"),
     "/admin/settings": ("h2", "summary:has-text('queue_size')", "form.setting input", "form.setting select", "form.setting button"),
     "/admin/sign-in": ("h1:text-is('Sign in')", "#name", "#password", "button:text-is('Sign in')"),
+    "/help": ("h1:text-is('Help')", "h2:text-is('Running the box')", "pre", "th:text-is('What to do')"),
     "/admin/first": ("h1:text-is('This box is new')", "#code", "#name", "#password", "button:text-is('Begin')"),
 }
 """Every page and what must be on it, as Playwright's selectors; the tests below go through all of them."""
-SIGNED_OUT = ("/admin/sign-in", "/admin/first")
+SIGNED_OUT = ("/admin/sign-in", "/help", "/admin/first")
 
 TOO_WIDE = """() => [...document.body.querySelectorAll("*")].filter((node) => {
   for (let box = node.parentElement; box; box = box.parentElement) if (getComputedStyle(box).overflowX !== "visible") return false;
