@@ -49,6 +49,7 @@ SCHEMA = Schema(
             "what was useful of models that are gone",
             "CREATE INDEX answers_outdated ON answers (hits * cost_s) WHERE state = 'quarantined' AND hits > 0;",
         ),
+        Migration("most used", "CREATE INDEX answers_hits ON answers (hits DESC, id DESC);"),
     ),
 )
 COLUMNS = "id, partition, namespace, model, model_name, question, answer, prompt_tokens, completion_tokens, cost_s, created, expires, hits, tags, state"

@@ -27,14 +27,11 @@ class Desk:
 
     def unreviewed(self, most: int = 20, text: str | None = None) -> list[dict[str, Any]]:
         """Generated answers that were given most, without those that a reviewed one stands before."""
-        with self.cache.reading("answers") as db:
-            rows = answers.search(db, Selection(text=text or None), self.now(), most * LOOKED_AT)
-            asked = {row.id: answers.request_of(db, row.id or 0) or {} for row in rows}
-        found = []
-        with self.cache.reading("state") as db:
-            for row in rows:
-                context = _context(asked[row.id])
-                known = None if context is None else reviewed.equal(db, [row.namespace], context, row.question)
+        found: list[dict[str, Any]] = []
+        with self.cache.reading("answers") as db, self.cache.reading("state") as state:
+            for row in answers.search(db, Selection(text=text or None), self.now(), most * LOOKED_AT):
+                context = _context(answers.request_of(db, row.id or 0) or {})
+                known = None if context is None else reviewed.equal(state, [row.namespace], context, row.question)
                 if context is not None and (known is None or known.state != reviewed.LIVE or self._over(known)):
                     found.append({name: getattr(row, name) for name in MEANT})
                 if len(found) == most:
