@@ -255,6 +255,9 @@ preflight() {
     if [[ " ${EXTRAS[*]-} " == *" test "* ]] && ! command -v chromium >/dev/null; then
         problem "there is no chromium; the tests open the pages in it" chromium
     fi
+    if [[ " ${EXTRAS[*]-} " == *" test "* ]] && ! command -v systemd-analyze >/dev/null; then
+        problem "there is no systemd-analyze; the tests check the units with it" systemd
+    fi
     check_room "$disk_mb"
     # Asked last, because it takes time without a network, and only if the answer matters.
     if [[ -n $PY && (-z $(llama_wheel) || ! -e $WHEELS_COMPLETE) ]] && ! can_fetch; then

@@ -28,7 +28,9 @@ from appliance.config import Config
 from appliance.errors import ApplianceError, InvalidRequest, PortUnavailable, from_wire
 from appliance.http import linger
 from appliance.logs import configure, log
-from appliance.services import Services
+from appliance.services import Janitor, Services
+from appliance.systemd import Systemd
+from appliance.watchdog import Watch, answers
 
 SPARE_THREADS = 16
 """Threads beside those that wait for an engine: health, metrics, pages."""
@@ -204,11 +206,13 @@ class _Arbiter(Arbiter):
 
 class _Application(BaseApplication):
     def __init__(
-        self, config: Config, sock: socket.socket, reload_config: Callable[[], Config], report: int, requests: int
+        self, config: Config, sock: socket.socket, reload_config: Callable[[], Config], report: int, requests: int, systemd: Systemd
     ) -> None:
-        self._config, self._sock, self._requests = config, sock, requests
+        self._config, self._sock, self._requests, self._systemd = config, sock, requests, systemd
+        self._address = sock.getsockname()  # gunicorn makes a socket of its own of the descriptor, and closes ours
         self._reload_config, self._report = reload_config, report
         self._services: Services | None = None
+        self._watch: Janitor | None = None
         super().__init__()
 
     def load_config(self) -> None:
@@ -243,8 +247,15 @@ class _Application(BaseApplication):
         services = worker.services = self._services = Services(self._config, self._reload_config)
         services.start()
         threading.Thread(target=_watch_boot, args=(services, self._report), name="boot-watch", daemon=True).start()
+        if self._systemd.address:
+            watch = Watch(services, self._systemd, lambda: answers(self._address, self._config.tls_cert is not None))
+            self._watch = Janitor([watch.tick], every_s=watch.every_s, name="systemd")
+            self._watch.start()
 
     def _stop(self, arbiter: Arbiter, worker: _Worker) -> None:
+        self._systemd.tell(STOPPING=1)
+        if self._watch:
+            self._watch.stop()
         if self._services:
             self._services.stop()
 
@@ -295,10 +306,10 @@ def run(config: Config, reload_config: Callable[[], Config]) -> int:
     reading, writing = os.pipe()
     os.set_inheritable(sock.fileno(), True)
     # Gunicorn would announce READY to systemd as soon as its arbiter runs, long before a model answers.
-    os.environ.pop("NOTIFY_SOCKET", None)
+    systemd = Systemd.taken_from(os.environ)
     code = 0
     try:
-        _Application(config, sock, reload_config, writing, requests).run()
+        _Application(config, sock, reload_config, writing, requests, systemd).run()
     except SystemExit as end:
         code = int(end.code or 0)
     if os.getpid() != _MAIN_PID.get("pid", os.getpid()):

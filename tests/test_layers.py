@@ -23,6 +23,7 @@ LAYERS = [
     {"pipeline", "meaning", "audit", "renewal", "fleet"},
     {"http"},
     {"services", "factory"},
+    {"watchdog"},
     {"server", "cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
