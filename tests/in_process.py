@@ -47,6 +47,10 @@ from appliance.recall import Recall
 from appliance.uploads import Uploads
 from appliance.usage import Usage
 
+PASSWORD = "correct horse battery"
+OURS = {"Sec-Fetch-Site": "same-origin"}
+"""What browsers send along from our own pages."""
+
 
 class ThreadChild:
     """The engine's loop on a thread instead of in a process; otherwise what `supervisor` expects of a child."""
@@ -209,6 +213,14 @@ class Service:
             self.cache.close()
         self.usage.close()
         self.access.close()
+
+
+def administrator(service: Service) -> Any:
+    """A client of Ann, the first administrator."""
+    client = service.client
+    entered = client.post("/admin/first", data={"code": service.access.code, "name": "Ann", "password": PASSWORD}, headers=OURS)
+    assert entered.status_code == 303, entered.text
+    return client
 
 
 class Threaded(socketserver.ThreadingMixIn, WSGIServer):

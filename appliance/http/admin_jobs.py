@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from flask import Blueprint, Response, g, render_template, request
@@ -48,6 +50,11 @@ def blueprint(services: Services) -> Blueprint:
         return reply(as_shown(services, services.jobs.find(number)))
 
     return routes
+
+
+def begun(services: Services, title: str, steps: Callable[[Path], Sequence[Sequence[str]]]) -> dict[str, Any]:
+    """A new job in the name of whoever is signed in, as the API has it. See Jobs.submit."""
+    return as_shown(services, services.jobs.submit(title, g.signed.session.person.name, steps))
 
 
 def as_shown(services: Services, job: Job) -> dict[str, Any]:

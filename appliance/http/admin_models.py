@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-from flask import Blueprint, Response, g, render_template, request
+from flask import Blueprint, Response, g, render_template
 
 from appliance import catalog
 from appliance.catalog import CatalogModel
 from appliance.errors import InvalidRequest
 from appliance.http import json_body
-from appliance.http.admin_jobs import as_shown
+from appliance.http.admin_jobs import as_shown, begun
 from appliance.http.answering import reply
 from appliance.http.contract import Services, needs
 from appliance.http.health import model_state
 from appliance.http.incoming import read_body
-from appliance.http.json_body import integer, read_bytes, text, wrong
+from appliance.http.json_body import text, wrong
 from appliance.http.openapi_admin import LIMITS
 from appliance.http.pages import guarded
 from appliance.jobs import GIVEN, WORK, Job
@@ -77,7 +77,7 @@ def blueprint(services: Services) -> Blueprint:
         """{"source", "name"}: a file or a folder of this machine, or hf:owner/name[:file]."""
         body = read_body()
         source = text(body.get("source"), "source")
-        return submit(f"Add {source}", lambda folder: [_add(source, body.get("name"))])
+        return submit(f"Add {source}", lambda folder: [add_words(source, body.get("name"))])
 
     @routes.post("/admin/api/models/verify")
     @needs("admin")
@@ -105,7 +105,7 @@ def blueprint(services: Services) -> Blueprint:
 
         def steps(folder: Path) -> list[list[str]]:
             target = str(folder / WORK / (f"{made}.gguf" if model.readable().format == "gguf" else made))
-            return [["models", "quantize", f"--type={kind}", "--", model.name, target], _add(target, made)]
+            return [["models", "quantize", f"--type={kind}", "--", model.name, target], add_words(target, made)]
 
         return submit(f"Quantize {model.name} to {kind}", steps)
 
@@ -121,7 +121,7 @@ def blueprint(services: Services) -> Blueprint:
 
         def steps(folder: Path) -> list[list[str]]:
             target = str(folder / WORK / (f"{name}.gguf" if to == "gguf" else "model"))
-            return [["models", "convert", f"--to={to}", "--", source, target], _add(target, name)]
+            return [["models", "convert", f"--to={to}", "--", source, target], add_words(target, name)]
 
         if not isinstance(name, str) or "/" in name:
             raise wrong("name", name, "a name without a slash")
@@ -151,43 +151,8 @@ def blueprint(services: Services) -> Blueprint:
 
         return submit(f"Certify {model.name}", steps)
 
-    @routes.post("/admin/api/uploads")
-    @needs("admin")
-    def begin() -> Response:
-        """{"name", "size_bytes"}: a GGUF file; one of that name and size that broke off is gone on with, from `received` on."""
-        body = read_body()
-        return reply(_upload(services, services.uploads.begin(text(body.get("name"), "name"), integer(body.get("size_bytes"), "size_bytes", 0, 1 << 50)).number))
-
-    @routes.get("/admin/api/uploads/<int:number>")
-    @needs("admin")
-    def how_far(number: int) -> Response:
-        return reply(_upload(services, number))
-
-    @routes.post("/admin/api/uploads/<int:number>")
-    @needs("admin")
-    def piece(number: int) -> Response:
-        """A piece as the body; ?offset= says where it begins."""
-        data = read_bytes(request)
-        g.story.body_read = True
-        services.uploads.append(number, request.args.get("offset", -1, int), data)
-        return reply(_upload(services, number))
-
-    @routes.post("/admin/api/uploads/<int:number>/drop")
-    @needs("admin")
-    def drop(number: int) -> Response:
-        services.uploads.drop(number)
-        return reply({"dropped": number})
-
-    @routes.post("/admin/api/uploads/<int:number>/add")
-    @needs("admin")
-    def finish(number: int) -> Response:
-        """{"name", "sha256"}: all of it is here; becomes a model of the catalog."""
-        body = read_body()
-        upload = services.uploads.find(number)
-        return submit(f"Add {upload.name}", lambda folder: [_add(str(services.uploads.take(number, str(body.get("sha256") or ""), folder / GIVEN)), body.get("name"))])
-
     def submit(title: str, steps: Any) -> Response:
-        return reply(as_shown(services, services.jobs.submit(title, g.signed.session.person.name, steps)))
+        return reply(begun(services, title, steps))
 
     return routes
 
@@ -209,15 +174,11 @@ def _list(value: Any, name: str) -> Sequence[str]:
     return value
 
 
-def _add(source: str, name: Any) -> list[str]:
+def add_words(source: str, name: Any) -> list[str]:
+    """The command that adds a model. Raises InvalidRequest for a name that is no text."""
     if name is not None and not isinstance(name, str):
         raise wrong("name", name, "text")
     return ["models", "add", *([f"--name={name}"] if name else []), "--", source]
-
-
-def _upload(services: Services, number: int) -> dict[str, Any]:
-    upload = services.uploads.find(number)
-    return {"number": upload.number, "name": upload.name, "size_bytes": upload.size_bytes, "received": upload.received}
 
 
 def _shown(services: Services) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from appliance.http import (
     admin_now,
     admin_settings,
     admin_system,
+    admin_uploads,
     cache_api,
     classify,
     errors,
@@ -33,7 +34,7 @@ from appliance.http.request_log import Story, request_id
 
 GENERATING = (openai_chat, openai_completions)
 ENCODING = (openai_embeddings, rerank, classify)
-FAMILIES = (openai_models, *GENERATING, *ENCODING, openai_tokens, cache_api, health, openapi, pages, signing, admin_now, admin_answers, admin_exchange, admin_models, admin_jobs, admin_access, admin_settings, admin_system)
+FAMILIES = (openai_models, *GENERATING, *ENCODING, openai_tokens, cache_api, health, openapi, pages, signing, admin_now, admin_answers, admin_exchange, admin_models, admin_uploads, admin_jobs, admin_access, admin_settings, admin_system)
 
 
 def create_app(services: Services) -> Flask:

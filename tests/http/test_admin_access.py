@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import pytest
-
-PASSWORD = "correct horse battery"
-OURS = {"Sec-Fetch-Site": "same-origin"}
+from in_process import OURS, PASSWORD, administrator
 
 
 @pytest.fixture
 def box(make_service):
     service = make_service(people=True)
-    client = service.client
-    client.post("/admin/first", data={"code": service.access.code, "name": "Ann", "password": PASSWORD}, headers=OURS)
+    client = administrator(service)
     return service, client
 
 
@@ -42,8 +39,7 @@ def test_a_key_is_shown_once_opens_the_api_and_stops_when_it_is_revoked(box, hel
 
 def test_keys_of_the_configuration_stay_and_keep_their_names(make_service, hello):
     service = make_service(people=True, api_key=("sesame",))
-    client = service.client
-    client.post("/admin/first", data={"code": service.access.code, "name": "Ann", "password": PASSWORD}, headers=OURS)
+    client = administrator(service)
     assert post(client, "keys", name="key-1").status_code == 400
     number = post(client, "keys", name="till").get_json()["number"]
     post(client, f"keys/{number}/revoke")

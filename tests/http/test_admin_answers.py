@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import pytest
-
-PASSWORD = "correct horse battery"
-OURS = {"Sec-Fetch-Site": "same-origin"}
+from in_process import OURS, PASSWORD, administrator
 
 
 class Desk:
     """A service that remembers, with Ann (admin) signed in."""
 
     def __init__(self, service) -> None:
-        self.service, self.client = service, service.client
-        self.client.post("/admin/first", data={"code": service.access.code, "name": "Ann", "password": PASSWORD}, headers=OURS)
+        self.service, self.client = service, administrator(service)
 
     def post(self, path: str, **body):
         return self.client.post(f"/admin/api/{path}", json=body, headers=OURS)

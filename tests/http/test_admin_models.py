@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import tiny_model
 from fakes import wait_until
-
-OURS = {"Sec-Fetch-Site": "same-origin"}
+from in_process import OURS, administrator
 
 
 @pytest.fixture
@@ -19,9 +18,7 @@ def service(make_service):
 @pytest.fixture
 def client(service):
     """Signed in."""
-    found = service.client
-    found.post("/admin/first", data={"code": service.access.code, "name": "Ann", "password": "correct horse battery"}, headers=OURS)
-    return found
+    return administrator(service)
 
 
 @pytest.fixture

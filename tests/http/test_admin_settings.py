@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from in_process import OURS, administrator
 
 from appliance.config import load_config
-
-PASSWORD = "correct horse battery"
-OURS = {"Sec-Fetch-Site": "same-origin"}
 
 
 class Desk:
     def __init__(self, service) -> None:
-        self.service, self.client = service, service.client
-        self.client.post("/admin/first", data={"code": service.access.code, "name": "Ann", "password": PASSWORD}, headers=OURS)
+        self.service, self.client = service, administrator(service)
 
     def change(self, path: str = "settings", **body):
         return self.client.post(f"/admin/api/{path}", json=body, headers=OURS)

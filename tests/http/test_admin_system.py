@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from in_process import OURS, PASSWORD, administrator
 
 from appliance.logs import LOGGER, RECENT, configure, log
-
-OURS = {"Sec-Fetch-Site": "same-origin"}
 
 
 @pytest.fixture(autouse=True)
@@ -20,8 +19,7 @@ def own_log(monkeypatch):
 @pytest.fixture
 def ann(make_service):
     service = make_service(people=True)
-    client = service.client
-    client.post("/admin/first", data={"code": service.access.code, "name": "Ann", "password": "correct horse battery"}, headers=OURS)
+    client = administrator(service)
     client.service = service
     return client
 
@@ -73,7 +71,7 @@ def test_what_a_key_used_is_counted(ann):
 
 def test_a_session_is_ended_from_elsewhere(ann):
     other = ann.service.client
-    other.post("/admin/sign-in", data={"name": "Ann", "password": "correct horse battery"}, headers=OURS | {"User-Agent": "Phone <1>"})
+    other.post("/admin/sign-in", data={"name": "Ann", "password": PASSWORD}, headers=OURS | {"User-Agent": "Phone <1>"})
     assert other.get("/admin").status_code == 200
     visits = ann.get("/admin/api/access").get_json()["sessions"]
     (phone,) = [visit for visit in visits if visit["agent"] == "Phone <1>"]

@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 import pytest
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
+from in_process import OURS, PASSWORD, administrator
 from werkzeug.security import generate_password_hash
 
 from appliance import catalog, config, errors, gguf_header, logs
@@ -21,8 +22,6 @@ from appliance.access import service as access
 from appliance.cache import answers, reviewed
 from appliance.http import admin_now, pages
 
-PASSWORD = "correct horse battery"
-OURS = {"Sec-Fetch-Site": "same-origin"}
 PAGES = {
     "/admin": ("signed in", "", "person"),
     "/admin/answers": ("signed in", "", "person asked written phrasing answer source near"),
@@ -112,12 +111,6 @@ def send(client, path: str, **fields: str):
     return client.post(path, data=urlencode(fields, errors="surrogatepass"), content_type="application/x-www-form-urlencoded", headers=OURS)
 
 
-def enter(service):
-    """A client of Ann, the first administrator."""
-    assert send(client := service.client, "/admin/first", code=service.access.code, name="Ann", password=PASSWORD).status_code == 303
-    return client
-
-
 def readable(service, api: bool) -> set[str]:
     """What can be opened under /admin: the pages, or the API."""
     rules = {rule.rule for rule in service.app.url_map.iter_rules() if "GET" in rule.methods and rule.rule.startswith("/admin")}
@@ -129,7 +122,7 @@ class Box:
 
     def __init__(self, make_service, folder) -> None:
         self.service, self.new = make_service(people=True, remember=folder, context_tokens=4096), make_service(people=True, data_dir=folder / "new")
-        self.ann = enter(self.service)
+        self.ann = administrator(self.service)
 
     def named(self, client, path: str, word: str, **more) -> str:
         """Make something of that name, or of what is left of it when it is refused in words; the name."""
@@ -235,7 +228,7 @@ def pages_of_models(make_service, wait_for, folder, names: list[str]) -> list[Co
     reasons = [str(pytest.raises(errors.ModelFileError, gguf_header.read_header, entry.path).value) for entry in entries]
     values = {"models": tuple(entry.name for entry in entries), "model": tuple(map(str, files)), "alias": tuple(names)}
     service = make_service(people=True, remember=folder, data_dir=folder, refuse=" ".join(reasons), **values)
-    client = enter(service)
+    client = administrator(service)
     wait_for(lambda: all(engine.supervisor.status.state == "failed" for engine in service.pipeline.engines.values()))
     check_json(client.get("/admin/api/now"))
     return [check_page(client.get(page), [*names, *(file.name for file in files)]) for page in ("/admin", "/admin/settings")]
@@ -254,10 +247,10 @@ def test_a_model_whose_name_is_no_utf8_is_refused_in_words(tmp_path):
 
 @pytest.mark.parametrize("change", [{"cache_epoch": "\ud800"}, {"cache_exclude": ["\ud800"]}, {"embedder": "\udcff"}])
 def test_a_setting_that_is_no_text_is_refused_in_words(make_service, change):
-    post(enter(make_service(people=True)), "settings", 400, **change)
+    post(administrator(make_service(people=True)), "settings", 400, **change)
 
 
 def test_a_new_line_in_the_page_that_was_wanted_keeps_nobody_out(make_service):
-    enter(service := make_service(people=True))
+    administrator(service := make_service(people=True))
     entered = send(service.client, "/admin/sign-in", name="Ann", password=PASSWORD, to="/admin\r\nX: y")
     assert entered.status_code == 303 and "X" not in entered.headers

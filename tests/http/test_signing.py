@@ -5,17 +5,14 @@ from __future__ import annotations
 import time
 
 import pytest
-
-PASSWORD = "correct horse battery"
-OURS = {"Sec-Fetch-Site": "same-origin"}
+from in_process import OURS, PASSWORD, administrator
 
 
 @pytest.fixture
 def box(make_service):
     """A service with its first admin, Ann, who is not signed in here."""
     service = make_service(people=True)
-    client = service.client
-    client.post("/admin/first", data={"code": service.access.code, "name": "Ann", "password": PASSWORD}, headers=OURS)
+    client = administrator(service)
     client.post("/admin/sign-out", headers=OURS)
     return service
 

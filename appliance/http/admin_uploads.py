@@ -1,0 +1,64 @@
+"""A model from a browser: the file in pieces, then a job that adds it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from flask import Blueprint, Response, g, request
+
+from appliance.http.admin_jobs import begun
+from appliance.http.admin_models import add_words
+from appliance.http.answering import reply
+from appliance.http.contract import Services, needs
+from appliance.http.incoming import read_body
+from appliance.http.json_body import integer, read_bytes, text, wrong
+from appliance.http.pages import guarded
+from appliance.jobs import GIVEN
+
+
+def blueprint(services: Services) -> Blueprint:
+    """The routes of this file."""
+    routes = guarded(Blueprint("admin_uploads", __name__))
+
+    @routes.post("/admin/api/uploads")
+    @needs("admin")
+    def begin() -> Response:
+        """{"name", "size_bytes"}: a GGUF file; one of that name and size that broke off is gone on with, from `received` on."""
+        body = read_body()
+        return reply(asdict(services.uploads.begin(text(body.get("name"), "name"), integer(body.get("size_bytes"), "size_bytes", 0, 1 << 50))))
+
+    @routes.get("/admin/api/uploads/<int:number>")
+    @needs("admin")
+    def how_far(number: int) -> Response:
+        return reply(asdict(services.uploads.find(number)))
+
+    @routes.post("/admin/api/uploads/<int:number>")
+    @needs("admin")
+    def piece(number: int) -> Response:
+        """A piece as the body; ?offset= says where it begins."""
+        data = read_bytes(request)
+        g.story.body_read = True
+        return reply(asdict(services.uploads.append(number, request.args.get("offset", -1, int), data)))
+
+    @routes.post("/admin/api/uploads/<int:number>/drop")
+    @needs("admin")
+    def drop(number: int) -> Response:
+        services.uploads.drop(number)
+        return reply({"dropped": number})
+
+    @routes.post("/admin/api/uploads/<int:number>/add")
+    @needs("admin")
+    def finish(number: int) -> Response:
+        """{"name", "sha256"}: all of it is here; becomes a model of the catalog."""
+        body = read_body()
+        name, sha256 = body.get("name"), body.get("sha256") or ""
+        if not isinstance(sha256, str):
+            raise wrong("sha256", sha256, "64 hexadecimal digits")
+
+        def steps(folder: Path) -> list[list[str]]:
+            return [add_words(str(services.uploads.take(number, sha256, folder / GIVEN)), name)]
+
+        return reply(begun(services, f"Add {services.uploads.find(number).name}", steps))
+
+    return routes
