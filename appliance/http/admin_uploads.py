@@ -55,6 +55,7 @@ def blueprint(services: Services) -> Blueprint:
         name, sha256 = body.get("name"), body.get("sha256") or ""
         if not isinstance(sha256, str):
             raise wrong("sha256", sha256, "64 hexadecimal digits")
+        add_words("", name)  # a mistake is found before the upload is moved
 
         def steps(folder: Path) -> list[list[str]]:
             return [add_words(str(services.uploads.take(number, sha256, folder / GIVEN)), name)]

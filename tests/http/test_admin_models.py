@@ -50,6 +50,7 @@ def test_an_upload_in_pieces_becomes_a_model(service, client, post, tmp_path):
     assert post("uploads/1/add").get_json()["error"]["message"].startswith("70000 of")
     assert client.get("/admin/api/uploads/1").get_json() == begun | {"received": 70_000}
     post("uploads/1?offset=70000", data[70_000:])
+    assert post("uploads/1/add", name=5).status_code == post("uploads/1/add", sha256=5).status_code == 400
     assert post("uploads/1/add", name="mine").status_code == 200
 
     def over() -> bool:
