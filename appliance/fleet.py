@@ -22,11 +22,13 @@ from appliance.engine.placement import ChildPlacement
 from appliance.engine.supervisor import Supervisor
 from appliance.engine.topology import Topology
 from appliance.engine.worker import WorkerSettings
-from appliance.errors import InvalidRequest, ModelNotFound
+from appliance.errors import Draining, InvalidRequest, ModelFailed, ModelNotFound
 from appliance.forms import Form
 from appliance.intake.add import in_units
 from appliance.logs import log
 from appliance.pipeline import Engine
+from appliance.routing import TASKS
+from appliance.storage import in_words
 
 ENCODER_REQUESTS = 64
 """Requests an encoder is given at once: it makes batches of whatever is there."""
@@ -53,7 +55,7 @@ class Fleet:
 
     def __init__(self, config: Config, topology: Topology, changed: Callable[[dict[str, Engine]], None] = lambda engines: None) -> None:
         """Build without starting anything. changed: is given the engines when there are others. Raises ConfigError."""
-        self.changed = changed
+        self.changed, self.queue_size = changed, config.queue_size
         self._config, self.topology = config, topology
         self._hashes = catalog.hash_cache(config)
         models = catalog.entries(config)
@@ -68,6 +70,7 @@ class Fleet:
         self.most = len(models) + MORE_MODELS
         self._lock = threading.Lock()
         self._over = threading.Event()
+        self._leaving: list[_Seat] = []
         self._mover = ThreadPoolExecutor(1, thread_name_prefix="fleet")
         self.engines = self._all_engines()
 
@@ -101,12 +104,15 @@ class Fleet:
             self._change({**self._asked, entry.name: seat})
 
     def withdraw(self, name: str) -> None:
-        """Serve a model no more. What it is writing may end first. Raises ModelNotFound, InvalidRequest for the last one."""
+        """Serve a model no more. What it is writing may end first. Raises ModelNotFound, StorageFailed, and InvalidRequest where no other
+        one of its kind is ready."""
         with self._lock:
-            self._find(name)
+            task = self._find(name).task
             left = {other: seat for other, seat in self._asked.items() if other != name}
-            if not left:
-                raise InvalidRequest(f"{name} is the only model; without it nothing is answered.", param="name", remedy="Load another one first.")
+            if not any(seat.task == task and seat.engine.supervisor.status.state == "ready" for seat in left.values()):
+                raise InvalidRequest(f"No other model for {TASKS[task]} is ready; without {name} nothing is answered.", param="name", remedy="Load another one first, and wait until it is ready.")
+            if name == self._config.embedder and self.verifier:
+                raise InvalidRequest(f"{name} finds remembered answers.", param="name", remedy="Name another embedder in the settings and restart.")
             self._change(left)
 
     def prefer(self, name: str) -> None:
@@ -129,9 +135,9 @@ class Fleet:
     def stop(self) -> None:
         """End every engine."""
         self._over.set()
-        self._mover.shutdown(wait=True, cancel_futures=True)
-        for seat in reversed(self._seats()):
+        for seat in [*self._leaving, *reversed(self._seats())]:  # first, so that the mover waits for none of them
             seat.engine.supervisor.stop()
+        self._mover.shutdown(wait=True, cancel_futures=True)
 
     def _find(self, name: str) -> _Seat:
         if name not in self._asked:
@@ -154,31 +160,42 @@ class Fleet:
             )  # fmt: skip
 
     def _change(self, asked: dict[str, _Seat]) -> None:
-        gone = [seat for name, seat in self._asked.items() if name not in asked]
-        self._asked = asked
-        cores = self._cores(list(asked), {seat.entry.name: seat.task for seat in self._seats()})
-        self.engines = self._all_engines()
+        if self._over.is_set():
+            raise Draining("The service is stopping.", retry_after_s=10)
         if self.is_kept:
-            catalog.set_served(self._config, [seat.entry.model.name if seat.entry.model else name for name, seat in asked.items()])
+            try:
+                catalog.set_served(self._config, [seat.entry.model.name if seat.entry.model else name for name, seat in asked.items()])
+            except OSError as error:
+                raise in_words(error, "Writing which models are served") from None
+        gone = [seat for name, seat in self._asked.items() if name not in asked]
+        come = [seat for name, seat in asked.items() if name not in self._asked]
+        self._asked, self._leaving = asked, [*self._leaving, *gone]
+        cores = self._cores(list(asked), {seat.entry.name: seat.task for seat in self._seats()})
+        for seat in come:  # at once: who asks for it is told that it loads
+            self._place(seat, cores)
+            seat.engine.supervisor.start()
+        self.engines = self._all_engines()
         self.changed(self.engines)
         self._mover.submit(self._settle, gone, cores)
+
+    @staticmethod
+    def _place(seat: _Seat, cores: dict[str, ChildPlacement]) -> bool:
+        """Returns whether that is another place than before."""
+        place = cores[seat.entry.name]
+        return seat.form.place(place.threads, place.cpus, place.shared, places.child_environment(place))
 
     # -- on the mover's thread ---------------------------------------------------------------------------------
 
     def _settle(self, gone: Sequence[_Seat], cores: dict[str, ChildPlacement]) -> None:
         for seat in gone:
             self._quiet(seat.engine)
-            seat.engine.supervisor.stop()
-            log("info", f"{seat.entry.name} is not served any more.")
+            name = seat.entry.name
+            seat.engine.supervisor.stop(why=ModelFailed(f"The model {name} was unloaded while it wrote this answer.", remedy="Ask another model.", retry_after_s=5))
+            self._leaving.remove(seat)
+            log("info", f"{name} is not served any more.")
         for seat in self._seats():
-            place = cores.get(seat.entry.name)
-            if place is None or self._over.is_set():
-                continue  # it came or went since; the next round has it
-            moved = seat.form.place(place.threads, place.cpus, place.shared, places.child_environment(place))
-            state = seat.engine.supervisor.status.state
-            if state == "absent" and not seat.engine.aside:
-                seat.engine.supervisor.start()
-            elif moved and state != "absent":
+            # One that came or went since is left to the next round.
+            if seat.entry.name in cores and not self._over.is_set() and self._place(seat, cores) and seat.engine.supervisor.status.state != "absent":
                 self._begin_again(seat)
 
     def _begin_again(self, seat: _Seat) -> None:
@@ -264,7 +281,7 @@ class Fleet:
             log=log,
             check=form.check,
         )
-        admission = Admission(config.parallel if task == "generate" else ENCODER_REQUESTS, config.queue_size)
+        admission = Admission(config.parallel if task == "generate" else ENCODER_REQUESTS, self.queue_size)
         wake = Once(supervisor.start) if aside else lambda: None
         return _Seat(entry, task, form, Engine(supervisor, client, admission, task, aside, wake, hidden, lambda: form.digest))
 

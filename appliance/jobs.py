@@ -128,9 +128,10 @@ class Jobs:
         """(what the commands wrote from that byte on, at most LOG_BYTES of it, the end of that)."""
         try:
             with (self._folder / str(job.number) / "log").open("rb") as file:
-                file.seek(max(0, start))
+                start = max(0, min(start, os.fstat(file.fileno()).st_size))
+                file.seek(start)
                 data = file.read(LOG_BYTES)
-                return data.decode("utf-8", "replace"), max(0, start) + len(data)
+                return data.decode("utf-8", "replace"), start + len(data)
         except OSError:
             return "", 0
 
@@ -199,7 +200,7 @@ class Jobs:
                     ["sh", "-c", SHELL, str(folder / "exit"), sys.executable, "-m", "appliance.cli", *words],
                     stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True,
                 )  # fmt: skip
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self._end(job, "failed", f"Its command cannot be started: {error}.")
             return
         _make_nice(process.pid)

@@ -123,7 +123,7 @@ class Services:
     def _tell_cache_of_models(self) -> None:
         """Once all are known: answers of models that are gone are kept aside."""
         digests = [engine.digest() for engine in self.pipeline.engines.values() if engine.papers == "generate"]
-        if self.cache is None or not all(digests) or digests == self._models_told:
+        if self.cache is None or not digests or not all(digests) or digests == self._models_told:
             return
         try:
             self.cache.models_are(digests)
@@ -195,6 +195,7 @@ class Services:
         self.pipeline.timeout_s = fresh.request_timeout_s
         if self.cache:
             self.cache.set_budget(fresh.max_wrong_hits / 100)
+        self.fleet.queue_size = fresh.queue_size
         for engine in self.pipeline.engines.values():
             engine.admission.queue_size = fresh.queue_size
         configure(fresh.log_level, fresh.log_format)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -20,7 +19,6 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}\.gguf")
 COPIES = 2
 """The file itself, and its copy in the catalog."""
 KEPT_S = 7 * 86_400.0
-CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +86,13 @@ class Uploads:
                 raise in_words(error, f"Writing {upload.name}") from None
             return self.find(number)
 
-    def take(self, number: int, sha256: str, folder: Path) -> Path:
-        """Move a complete one into `folder`. sha256: what it must have; "" when that is not known. Raises NotFound, InvalidRequest, StorageFailed."""
+    def take(self, number: int, folder: Path) -> Path:
+        """Move a complete one into `folder`. Raises NotFound, InvalidRequest, StorageFailed."""
         with self._lock:
             upload = self.find(number)
             if upload.received != upload.size_bytes:
                 raise InvalidRequest(f"{upload.received} of {upload.size_bytes} bytes of {upload.name} are here.", remedy=f"Go on at {upload.received}.")
             try:
-                if sha256 and (found := _sha256(self._part(number))) != sha256.strip().lower():
-                    self._drop(number)
-                    raise InvalidRequest(f"{upload.name} arrived with the SHA-256 {found}, not {sha256[:64]}.", param="sha256", remedy="Compare the file with its source; upload it again.")
                 os.rename(self._part(number), folder / upload.name)
                 self._drop(number)
             except OSError as error:
@@ -109,6 +104,11 @@ class Uploads:
         with self._lock:
             self.find(number)
             self._drop(number)
+
+    def unfinished(self) -> list[Upload]:
+        """All that are there."""
+        with self._lock:
+            return self._all()
 
     def tick(self) -> None:
         """Forget what broke off a week ago."""
@@ -130,11 +130,3 @@ class Uploads:
 
     def _part(self, number: int) -> Path:
         return self._folder / f"{number}.part"
-
-
-def _sha256(path: Path) -> str:
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            found.update(chunk)
-    return found.hexdigest()

@@ -77,6 +77,7 @@ def add(commands: Any) -> None:
     made.add_argument("--alias", metavar="N", action="append", default=[], help="another name for it; may be given several times")
     made.add_argument("--task", choices=TASKS, help="what it is for; default: what its files say")
     made.add_argument("--licence", metavar="TEXT", help="its licence; default: what its files or the hub say")
+    made.add_argument("--sha256", metavar="HEX", default="", help="what its main file must have; another one is not added")
     made = action("remove", run_remove, "delete a model, or what an interrupted add left of it")
     made.add_argument("name", metavar="NAME", help="a model of the catalog")
     made.add_argument("--yes", action="store_true", help="do not ask")
@@ -229,6 +230,7 @@ def run_add(arguments: argparse.Namespace) -> int:
         task=arguments.task,
         licence=arguments.licence,
         created_by=shlex.join(["appliance", "models", "add", offer.source.partition(":")[2] if not arguments.source.startswith("hf:") else arguments.source]),
+        sha256=arguments.sha256,
         date=time.strftime("%Y-%m-%d", time.gmtime()),
     )
     with Bar(arguments.name or offer.name, offer.size_bytes) as bar:
@@ -261,9 +263,11 @@ def run_remove(arguments: argparse.Namespace) -> int:
         return 0
     model = found.find(arguments.name)
     is_default = bool(found.default) and found.get(found.default) is model
-    if not arguments.force and (is_default or model.shipped):
-        why = "is the default" if is_default else "came with the appliance"
+    is_beside = any(found.get(name) is model for name in found.beside)
+    if not arguments.force and (is_default or is_beside or model.shipped):
+        why = "is the default" if is_default else "is served beside the default" if is_beside else "came with the appliance"
         remedy = "Choose another default first (appliance models use NAME), or add --force." if is_default else "To remove it in spite of that, add --force."
+        remedy = "Unload it first, in the admin page Models, or add --force." if is_beside else remedy
         raise InvalidRequest(f"{model.name} {why} and is not removed.", remedy=remedy)
     size = f", {in_units(model.manifest.size_bytes)}" if model.manifest else ""
     _ask(arguments, f"{model.name} ({model.folder}{size})")

@@ -75,6 +75,7 @@ class Supervisor:
         self._clock = clock
         self._stop, self._again = threading.Event(), threading.Event()
         self._changed = threading.Condition()
+        self._why_stopped: ApplianceError = Draining("The service stopped before this answer was complete.", retry_after_s=10)
         self._child: Child | None = None
         self._thread = self._new_thread()
 
@@ -107,9 +108,12 @@ class Supervisor:
         with self._changed:
             self._changed.wait_for(lambda: self.status.state != "loading")
 
-    def stop(self, timeout_s: float = 5.0) -> None:
+    def stop(self, timeout_s: float = 5.0, why: ApplianceError | None = None) -> None:
         """End the child and the thread; a child that is not gone after `timeout_s` is killed. Running sequences fail
-        with Draining. May be called at any time, also before `start`."""
+        with `why`, or Draining. May be called at any time, also before `start`."""
+        if why:
+            self._why_stopped = why
+            self.client.fail_all(why)  # the child only knows that it has to stop
         was_ready = self.status.state == "ready"
         self._become("draining")
         self._stop.set()
@@ -125,7 +129,7 @@ class Supervisor:
             if child := self._child:  # read again: it may have been started just now
                 child.kill()
             self._thread.join(TICK_S)
-        self.client.fail_all(Draining("The service is stopping.", retry_after_s=10))
+        self.client.fail_all(self._why_stopped)
         self._become("absent")
 
     def again(self) -> None:
@@ -154,11 +158,11 @@ class Supervisor:
         boots_failed = deaths = 0
         while not self._stop.is_set():
             self._become("loading", self.status.reason)
+            self._again.clear()
             ready_at, death, error = self._live()
             if self._stop.is_set():
                 break
             if self._again.is_set():
-                self._again.clear()
                 boots_failed = deaths = 0
                 continue
             if ready_at is None:
@@ -174,7 +178,9 @@ class Supervisor:
             pause = pause_before_restart(boots_failed or deaths)
             self._log("warning", f"Engine {self.name}: {death.words}. Starting it again in {pause:g} s.")
             self._become("loading", death.words)
-            self._stop.wait(pause)
+            until = self._clock() + pause
+            while self._clock() < until and not self._again.is_set() and not self._stop.wait(min(TICK_S, pause)):
+                pass
 
     def _give_up(self, death: Death, error: ApplianceError | None) -> None:
         words = str(error) if error else f"{death.words}, {BOOT_TRIES} times in a row while loading"
@@ -229,7 +235,7 @@ class Supervisor:
             f"The engine was lost while it worked on this answer: {death.words}.", retry_after_s=2
         )
         if self._stop.is_set():
-            why = Draining("The service stopped before this answer was complete.", retry_after_s=10)
+            why = self._why_stopped
         self.client.detach(why, death.blame)
         return ready_at, death, refusal
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from appliance.http.pages import guarded
 from appliance.jobs import GIVEN, WORK, Job
 
 CERTIFICATE = "certificate.json"
-TYPES = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "int8", "int8-block", "int4-block")
+TYPES = {"gguf": ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0"), "onnx": ("int8-block", "int8", "int4-block")}
 """Offered in the page; the command knows more, and says so."""
 
 
@@ -47,7 +48,11 @@ def blueprint(services: Services) -> Blueprint:
     @needs("admin")
     def load() -> Response:
         """{"name"}. Serve one more; the engines of the others may move."""
-        services.fleet.serve(_name())
+        name = _name()
+        going = [job for job in services.jobs.all() if job.state in ("waiting", "running") and job.steps[0][:2] == ("models", "remove")]
+        if any(job.steps[0][-1] in _find(services, name).names for job in going):
+            raise InvalidRequest(f"{name} is just being removed.", param="name", remedy="Cancel that job first.")
+        services.fleet.serve(name)
         return reply(_shown(services))
 
     @routes.post("/admin/api/models/unload")
@@ -117,13 +122,13 @@ def blueprint(services: Services) -> Blueprint:
         source, to = text(body.get("source"), "source"), body.get("to") or "gguf"
         if to not in ("gguf", "onnx"):
             raise wrong("to", to, "gguf or onnx")
-        name = body.get("name") or Path(source).name.removesuffix(".gguf")
+        name = text(body.get("name") or Path(source).name.removesuffix(".gguf"), "name")
 
         def steps(folder: Path) -> list[list[str]]:
             target = str(folder / WORK / (f"{name}.gguf" if to == "gguf" else "model"))
             return [["models", "convert", f"--to={to}", "--", source, target], add_words(target, name)]
 
-        if not isinstance(name, str) or "/" in name:
+        if "/" in name:
             raise wrong("name", name, "a name without a slash")
         return submit(f"Convert {source} to {to}", steps)
 
@@ -142,6 +147,8 @@ def blueprint(services: Services) -> Blueprint:
         """{"name", "reference", limits by name}: measured on this processor; when all limits hold, the model has its certificate."""
         body = read_body()
         model = _find(services, text(body.get("name"), "name"))
+        if not any(body.get(name) is not None for name in LIMITS):
+            raise InvalidRequest("No limit is set.", remedy="Say what the model must reach.")
         limits = {name: json_body.number(body[name], name, 0, 1e9) for name in LIMITS if body.get(name) is not None}
         reference = [f"--reference={_find(services, body['reference']).name}"] if body.get("reference") else []
 
@@ -174,11 +181,10 @@ def _list(value: Any, name: str) -> Sequence[str]:
     return value
 
 
-def add_words(source: str, name: Any) -> list[str]:
+def add_words(source: str, name: Any, sha256: str = "") -> list[str]:
     """The command that adds a model. Raises InvalidRequest for a name that is no text."""
-    if name is not None and not isinstance(name, str):
-        raise wrong("name", name, "text")
-    return ["models", "add", *([f"--name={name}"] if name else []), "--", source]
+    more = [f"--name={text(name, 'name')}"] if name not in (None, "") else []
+    return ["models", "add", *more, *([f"--sha256={sha256}"] if sha256 else []), "--", source]
 
 
 def _shown(services: Services) -> dict[str, Any]:
@@ -193,6 +199,7 @@ def _shown(services: Services) -> dict[str, Any]:
     working: list[Job] = [job for job in services.jobs.all() if job.state in ("waiting", "running")]
     return {
         "models": rows, "others": [{"name": name, "engine": _engine(services, name), "default": name == next(iter(engines))} for name in others],
+        "uploads": [asdict(upload) for upload in services.uploads.unfinished()],
         "kept": services.fleet.is_kept, "jobs": [as_shown(services, job) for job in working],
     }  # fmt: skip
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 
 from flask import Blueprint, Response, g, request
 
+from appliance import catalog
+from appliance.errors import InvalidRequest
 from appliance.http.admin_jobs import begun
 from appliance.http.admin_models import add_words
 from appliance.http.answering import reply
@@ -53,13 +56,16 @@ def blueprint(services: Services) -> Blueprint:
         """{"name", "sha256"}: all of it is here; becomes a model of the catalog."""
         body = read_body()
         name, sha256 = body.get("name"), body.get("sha256") or ""
-        if not isinstance(sha256, str):
+        if not isinstance(sha256, str) or not re.fullmatch("([0-9a-fA-F]{64})?", sha256.strip()):
             raise wrong("sha256", sha256, "64 hexadecimal digits")
-        add_words("", name)  # a mistake is found before the upload is moved
+        upload = services.uploads.find(number)
+        add_words("", name)  # mistakes are found before the upload is moved
+        if taken := catalog.read_catalog(services.config).get(name or upload.name.removesuffix(".gguf")):
+            raise InvalidRequest(f"There is a model {taken.name} already.", param="name", remedy="Give this one another name.")
 
         def steps(folder: Path) -> list[list[str]]:
-            return [add_words(str(services.uploads.take(number, sha256, folder / GIVEN)), name)]
+            return [add_words(str(services.uploads.take(number, folder / GIVEN)), name, sha256)]
 
-        return reply(begun(services, f"Add {services.uploads.find(number).name}", steps))
+        return reply(begun(services, f"Add {upload.name}", steps))
 
     return routes

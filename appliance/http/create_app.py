@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flask import Flask, Response, g, request
+from werkzeug.routing import IntegerConverter, Map
 
 from appliance.http import (
     admin_access,
@@ -37,11 +38,19 @@ ENCODING = (openai_embeddings, rerank, classify)
 FAMILIES = (openai_models, *GENERATING, *ENCODING, openai_tokens, cache_api, health, openapi, pages, signing, admin_now, admin_answers, admin_exchange, admin_models, admin_uploads, admin_jobs, admin_access, admin_settings, admin_system)
 
 
+class Number(IntegerConverter):
+    """Of a row: what SQLite has no integer for leads nowhere."""
+
+    def __init__(self, url_map: Map) -> None:
+        super().__init__(url_map, max=(1 << 63) - 1)
+
+
 def create_app(services: Services) -> Flask:
     """An application over running services. Starts no thread and opens no file."""
     app = Flask("appliance", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = services.config.max_body_bytes
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # there are no CORS headers to tell of: 405 like any other method
+    app.url_map.converters["int"] = Number
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # a redirect would turn a POST into a question
     for family in FAMILIES:
@@ -53,7 +62,9 @@ def create_app(services: Services) -> Flask:
         view = app.view_functions.get(request.endpoint or "")
         open_to_all = is_public(view)
         route = request.url_rule.rule if request.url_rule else "unmatched"
-        g.story = Story(request_id(request.headers.get("X-Request-Id")), request.method, route, quiet=open_to_all)
+        # Pages ask again and again, and their log would show little else.
+        quiet = open_to_all or (request.method == "GET" and route.startswith("/admin/api/")) or route == "/admin/api/uploads/<int:number>"
+        g.story = Story(request_id(request.headers.get("X-Request-Id")), request.method, route, quiet=quiet)
         role = role_of(view)
         if request.path.startswith(signing.HOME):
             signing.own_name(services.auth)

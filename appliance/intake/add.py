@@ -57,7 +57,8 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What the person who adds a model decides; None and () leave it to the source. date: YYYY-MM-DD."""
+    """What the person who adds a model decides; None and () leave it to the source. date: YYYY-MM-DD. sha256: what the
+    main file must have, "" where that is not known."""
 
     name: str | None = None
     aliases: tuple[str, ...] = ()
@@ -65,6 +66,7 @@ class Wishes:
     licence: str | None = None
     created_by: str = ""
     date: str = ""
+    sha256: str = ""
 
 
 def add(offer: Offer, wishes: Wishes, catalog: Catalog, models: Path, hashes: integrity.HashCache, progress: Progress) -> Manifest:
@@ -102,6 +104,10 @@ def _add(offer: Offer, wishes: Wishes, name: str, aliases: tuple[str, ...], mode
         target.parent.mkdir(parents=True, exist_ok=True)
         files.append(ModelFile(piece.path, piece.fetch(target, progress), target.stat().st_size))
     try:
+        if wishes.sha256 and files[0].sha256 != wishes.sha256.strip().lower():
+            raise ModelFileError(
+                f"{files[0].path} has the SHA-256 {files[0].sha256}; {wishes.sha256} was expected.", remedy="Compare the file with its source and copy it again.",
+            )  # fmt: skip
         paper = _paper(offer, wishes, name, aliases, tuple(files), incoming)
         manifest.save(paper, incoming)
     except (ApplianceError, ValueError) as error:

@@ -50,7 +50,10 @@ def test_an_upload_in_pieces_becomes_a_model(service, client, post, tmp_path):
     assert post("uploads/1/add").get_json()["error"]["message"].startswith("70000 of")
     assert client.get("/admin/api/uploads/1").get_json() == begun | {"received": 70_000}
     post("uploads/1?offset=70000", data[70_000:])
-    assert post("uploads/1/add", name=5).status_code == post("uploads/1/add", sha256=5).status_code == 400
+    for wrong in ({"name": 5}, {"sha256": 5}, {"sha256": "abc"}, {"name": "starter"}, {"name": "a\0b"}, {"name": ["x"]}):
+        assert post("uploads/1/add", **wrong).status_code == 400, wrong  # and nothing is lost
+    (shown,) = client.get("/admin/api/models").get_json()["uploads"]
+    assert shown["received"] == len(data) and f"{shown['name']}:" in client.get("/admin/models").get_data(True)
     assert post("uploads/1/add", name="mine").status_code == 200
 
     def over() -> bool:
@@ -93,7 +96,8 @@ def test_each_job_is_a_command_that_takes_names_for_names(service, post):
         ("models/unload", {"name": "nobody"}, 404), ("models/unload", {"name": "fake"}, 400), ("models/default", {"name": "x"}, 404), ("models/restart", {"name": "x"}, 404),
         ("models/add", {}, 400), ("models/add", {"source": "x", "name": 5}, 400), ("models/convert", {"source": "x", "to": "png"}, 400),
         ("models/convert", {"source": "x", "name": "a/b"}, 400), ("models/compare", {"names": []}, 400), ("models/compare", {"names": "nobody"}, 404),
-        ("models/certify", {"name": "starter", "min_cosine": "x"}, 400), ("models/certify", {"name": "starter", "reference": "nobody"}, 404),
+        ("models/certify", {"name": "starter", "min_cosine": "x"}, 400), ("models/certify", {"name": "starter"}, 400), ("models/add", {"source": "x", "name": "a\0b"}, 400),
+        ("models/convert", {"source": "x", "name": "a\0b"}, 400), ("models/convert", {"source": "x", "name": "a\ud800"}, 400), (f"jobs/{10**23}/cancel", {}, 404), ("models/certify", {"name": "starter", "min_cosine": 1, "reference": "nobody"}, 404),
         ("models/quantize", {"name": "starter"}, 400), ("uploads", {"name": "x.exe", "size_bytes": 5}, 400), ("uploads", {"name": "x.gguf", "size_bytes": -1}, 400),
         ("uploads/7/add", {}, 404), ("uploads/7/drop", {}, 404), ("jobs/7/cancel", {}, 404),
     ],
@@ -103,6 +107,20 @@ def test_what_cannot_be_is_refused_in_words_and_begins_nothing(service, post, pa
     assert answer.status_code == status
     assert set(answer.get_json()["error"]) == {"message", "type", "param", "code"}
     assert service.jobs.all() == []
+
+
+def test_what_is_being_removed_is_not_loaded(service, post):
+    post("models/remove", name="starter-onnx")
+    refused = post("models/load", name="starter-onnx")
+    assert refused.status_code == 400 and "being removed" in refused.get_json()["error"]["message"]
+
+
+def test_looking_again_and_again_does_not_fill_the_log(client, caplog):
+    with caplog.at_level("INFO", "appliance"):
+        for path in ("jobs", "models", "log", "now"):
+            assert client.get(f"/admin/api/{path}").status_code == 200
+        assert client.get("/admin/api/jobs/99").status_code == 404
+    assert [record.fields["route"] for record in caplog.records] == ["/admin/api/jobs/<int:number>"]
 
 
 def test_pages_of_jobs_show_what_they_say_as_text(client, post):

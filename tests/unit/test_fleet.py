@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
 from fakes import wait_until
 
 from appliance import fleet as fleet_module
 from appliance.catalog import read_catalog
 from appliance.config import load_config
+from appliance.engine.messages import Generate
 from appliance.engine.topology import LogicalCpu, Topology
-from appliance.errors import InvalidRequest, ModelNotFound
+from appliance.errors import Draining, InvalidRequest, ModelNotFound, StorageFailed
 from appliance.fleet import Fleet
+from appliance.types import Failed
 
 
 @pytest.fixture
@@ -47,7 +52,7 @@ def test_a_second_model_shares_the_box_and_the_first_makes_room(fleet):
     before = served.engines["a"].supervisor.status.pid
     assert shared(served) == {"a": False}
     served.serve("b")
-    assert told == [["a", "b"]]
+    assert told == [["a", "b"]] and served.engines["b"].supervisor.status.state in ("loading", "ready")
     wait_until(lambda: ready(served) == ["a", "b"] and shared(served) == {"a": True, "b": True}, 30, "both")
     wait_until(lambda: served.engines["a"].supervisor.status.pid not in (None, before), 20, "the first in another process")
     assert served.engines["a"].supervisor.status.restarts == {}  # it was asked to; nothing died
@@ -64,8 +69,73 @@ def test_one_that_is_unloaded_leaves_its_cores_to_the_others(fleet):
     wait_until(lambda: shared(served) == {"b": False} and ready(served) == ["b"], 30, "the whole box")
     with pytest.raises(ModelNotFound):
         served.withdraw("a")
-    with pytest.raises(InvalidRequest, match="only model"):
+    with pytest.raises(InvalidRequest, match="No other model"):
         served.withdraw("b")
+
+
+def test_the_last_one_that_is_ready_stays_whatever_is_loading_or_encodes(fleet, monkeypatch):
+    served = fleet(model=["a", "embed"])
+    served.start()
+    wait_until(lambda: ready(served) == ["a", "embed"], 20, "both")
+    with pytest.raises(InvalidRequest, match="text generation"):
+        served.withdraw("a")
+    go_on = threading.Event()
+    check = fleet_module.Form.check
+    monkeypatch.setattr(fleet_module.Form, "check", lambda self, stopping: go_on.wait(20) and check(self, stopping))
+    served.serve("b")
+    with pytest.raises(InvalidRequest, match="ready"):
+        served.withdraw("a")
+    go_on.set()
+    wait_until(lambda: "b" in ready(served), 20, "the other")
+    served.withdraw("a")
+
+
+def test_answers_of_one_that_is_unloaded_are_told_so(fleet, monkeypatch):
+    monkeypatch.setenv("APPLIANCE_FAKE_STEP_S", "0.05")
+    served = fleet(model=["a", "b"], drain_s=0.3)
+    served.start()
+    wait_until(lambda: ready(served) == ["a", "b"], 20, "both")
+    ends = []
+    engine = served.engines["a"]
+    engine.admission.enter("somebody")
+    engine.client.submit(Generate(id="r/0", prompt={"text": "!long"}, sampling={}, max_tokens=5000, stop=[], logprobs=None, echo=False), 0, ends.append)
+    wait_until(lambda: ends, 10, "the first words")
+    served.withdraw("a")
+    wait_until(lambda: isinstance(ends[-1], Failed), 20, "the end")
+    assert ends[-1].error.code == "model_failed" and "unloaded" in str(ends[-1].error)
+
+
+def test_the_service_stops_while_an_engine_moves(fleet, monkeypatch):
+    served = fleet(model=["a"])
+    served.start()
+    wait_until(lambda: ready(served) == ["a"], 20, "the engine")
+    waits = threading.Event()
+
+    def slow(stopping):
+        waits.set()
+        while not stopping():
+            time.sleep(0.02)
+        raise InvalidRequest("the service is stopping")
+
+    monkeypatch.setattr(served.engines["a"].supervisor, "_check", slow)
+    served.restart("a")
+    assert waits.wait(10)
+    began = time.monotonic()
+    served.stop()
+    assert time.monotonic() - began < 10
+    with pytest.raises(Draining):
+        served.serve("b")
+
+
+def test_what_cannot_be_kept_is_not_changed(fleet, tmp_path):
+    served = fleet(engine="auto")
+    (tmp_path / "models" / "default").mkdir(parents=True)
+    with pytest.raises(StorageFailed):
+        served.serve("minilm-l6-int8")
+    assert list(served.engines) == ["starter"]
+    (tmp_path / "models" / "default").rmdir()
+    served.serve("minilm-l6-int8")
+    assert list(served.engines) == ["starter", "minilm-l6-int8"]
 
 
 def test_what_runs_may_end_before_its_engine_moves(fleet):

@@ -147,6 +147,16 @@ def test_what_cannot_begin_leaves_no_job(make, tmp_path):
     assert jobs.all() == [] and list((tmp_path / "jobs").iterdir()) == []
 
 
+def test_a_command_that_cannot_be_started_ends_its_own_job_only(make):
+    jobs = make()
+    jobs.submit("Odd", "Ann", lambda folder: [["models", "add", "--name=a\0b", "--", "x"]])
+    jobs.submit("Look", "Ann", lambda folder: [["models", "list"]])
+    jobs.tick()
+    assert jobs.find(1).state == "failed" and "cannot be started" in jobs.find(1).why
+    assert run(jobs, 2).state == "done"
+    assert jobs.log(jobs.find(2), 10**30) == ("", jobs.log(jobs.find(2))[1])
+
+
 def test_a_damaged_paper_hides_one_job_only(make, tmp_path):
     jobs = make()
     for _ in range(2):

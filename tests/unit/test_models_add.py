@@ -71,6 +71,24 @@ def left(models: Path) -> list[str]:
 # -- files and folders -----------------------------------------------------------------------------
 
 
+def test_a_file_with_another_hash_than_expected_is_not_added(run, models, source, whole):
+    right = hashlib.sha256(whole).hexdigest()
+    code, _, told = run("add", str(source), "--sha256", "0" * 64)
+    assert code == 65 and right in told and not list(models.iterdir())
+    assert run("add", str(source), "--sha256", right.upper())[0] == 0
+
+
+def test_a_model_that_is_served_beside_the_default_is_not_removed(run, models, source):
+    for name in ("one", "two"):
+        run("add", str(source), "--name", name)
+    (models / "default").write_text("one\ntwo\n")
+    code, _, told = run("remove", "two", "--yes")
+    assert code == 64 and "Unload it first" in told and (models / "two").is_dir()
+    assert run("use", "two", "--uncertified")[0] == 0
+    assert (models / "default").read_text() == "two\n"
+    assert run("remove", "one", "--yes")[0] == 0
+
+
 def test_a_file_is_copied_described_and_remembered(run, models, source, whole):
     code, said, _ = run("add", str(source), "--alias", "little", "--licence", "MIT")
     assert code == 0 and "Added tiny.Q8-0: llama, gguf F32" in said

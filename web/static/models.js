@@ -40,7 +40,7 @@ upload.addEventListener("submit", async (event) => {
   paused = false;
   bar.hidden = pause.hidden = false;
   try {
-    let state = await ask("/admin/api/uploads", JSON.stringify({ name: file.name, size_bytes: file.size }));
+    let state = await ask("/admin/api/uploads", JSON.stringify({ name: file.name.replace(/[^A-Za-z0-9._-]+/g, "-").replace(/^[^A-Za-z0-9]+/, ""), size_bytes: file.size }));
     for (let tries = 0; state.received < state.size_bytes && !paused;) {
       bar.value = state.received / state.size_bytes;
       try {
@@ -54,7 +54,7 @@ upload.addEventListener("submit", async (event) => {
     }
     if (paused) { told("Paused. Choose the same file again to go on."); return; }
     bar.value = 1;
-    const job = await ask(`/admin/api/uploads/${state.number}/add`, JSON.stringify({ sha256: document.getElementById("sha").value }));
+    const job = await ask(`/admin/api/uploads/${state.number}/add`, JSON.stringify({ sha256: document.getElementById("sha").value, name: document.getElementById("called-upload").value || null }));
     location.href = `/admin/jobs/${job.number}`;
   } catch (error) { fail(error); } finally { pause.hidden = true; }
 });
