@@ -35,7 +35,7 @@ from appliance.factory.student import Recipe
 from appliance.factory.verifier import OPINIONS, Lesson, Verifier, calibrate
 
 NAME = "pair-verifier-int8"
-TRAINING = Recipe(steps=12_000, batch=48, learning_rate=1.2e-4, warmup=200, weight_decay=0.01, save_every=200)
+TRAINING = Recipe(steps=6000, batch=48, learning_rate=1.2e-4, warmup=200, weight_decay=0.01, save_every=200)
 HELD_OUT = 0.12
 """Share of the connected real questions, and of the written groups, that are only measured on."""
 GENERATED = 60_000

@@ -38,8 +38,7 @@ class Verifier(nn.Module):
     """Reads both questions at once. Used by one thread.
 
     The vectors of words stay as the embedder has them: what it knows of words that no pair shows is not forgotten, and a
-    third of the work is saved. Nothing is dropped between the layers: each pair is seen a few times at most, and drawing the
-    masks takes a fifth of the time.
+    third of the work is saved.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -51,7 +50,7 @@ class Verifier(nn.Module):
 
         super().__init__()
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self.network = AutoModelForSequenceClassification.from_pretrained(folder, local_files_only=True, num_labels=len(OPINIONS), hidden_dropout_prob=0.0)
+        self.network = AutoModelForSequenceClassification.from_pretrained(folder, local_files_only=True, num_labels=len(OPINIONS))
         self.network.bert.embeddings.word_embeddings.weight.requires_grad_(False)
 
     def forward(self, first: Sequence[str], second: Sequence[str]) -> torch.Tensor:
