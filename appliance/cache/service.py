@@ -40,6 +40,8 @@ SAVE_AFTER = 5000
 """Rows."""
 SHRINK_EVERY_S = 30.0
 MOST_STANDINGS = 10_000
+STALE_S = 900.0
+"""Numbers older than that are nobody's."""
 REFILL = 20_000
 """Rows put into the index in one tick."""
 Log = Callable[[str, str], None]
@@ -66,6 +68,7 @@ class Cache:
         self._shrunk, self._saved_to = now(), 0
         self._opened = False
         self._counted: tuple[float, dict[str, Any]] | None = None
+        self._count_again = False
         self._told: dict[str, str] = {}
 
     # -- life ----------------------------------------------------------------------------------------------------------
@@ -336,7 +339,7 @@ class Cache:
 
     def tick(self) -> None:
         """A piece of the background work: fill the index, embed what waits, expire and evict, save. Never raises."""
-        for work in (self._fill, self._fill_reviewed, self._embed_waiting, self._shrink, self._index.tick, self._save_sometimes):
+        for work in (self._fill, self._fill_reviewed, self._embed_waiting, self._shrink, self._index.tick, self._save_sometimes, self._recount):
             try:
                 work()
             except Exception as error:
@@ -461,12 +464,16 @@ class Cache:
         yield "appliance_cache_degraded", "1 while nothing can be kept.", [({}, float(self._answers.health.state != "ok" or self._state.health.state != "ok"))]
 
     def stats(self, age_s: float = 0.0) -> dict[str, Any]:
-        """Numbers for people; counting all rows takes a while where there are many, so those of `age_s` seconds ago may do."""
-        if self._counted and self._now() - self._counted[0] < age_s:
-            return self._counted[1]
-        found = self._stats()
-        self._counted = (self._now(), found)
-        return found
+        """Numbers for people. Counting all rows takes a while where there are many: where those of `age_s` seconds ago may do, older
+        ones do as well while `tick` counts again."""
+        if self._counted is None or not age_s or self._now() - self._counted[0] > STALE_S:
+            self._counted = (self._now(), self._stats())
+        self._count_again |= self._now() - self._counted[0] > age_s > 0
+        return self._counted[1]
+
+    def _recount(self) -> None:
+        if self._count_again:
+            self._counted, self._count_again = (self._now(), self._stats()), False
 
     def _stats(self) -> dict[str, Any]:
         with self._read_answers.reading() as db:

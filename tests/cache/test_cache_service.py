@@ -345,3 +345,25 @@ def test_a_request_that_wants_no_similar_answer_gets_none(box):
     one.settle(1)
     wish = replace(request("x").cache, similar=False)
     assert one.tier(SAME, cache=wish) == "miss" and one.tier(QUESTION, cache=wish) == "exact"
+
+
+def test_whoever_looks_often_does_not_wait_for_the_counting(box):
+    one = box()
+    time = [1000.0]
+    one.cache._now = lambda: time[0]
+    assert one.cache.stats(20.0)["answers"] == 0
+    one.keep("q", "a")
+    one.cache._answers.do(lambda db: None, 5)
+    time[0] += 19
+    one.cache.tick()
+    assert one.cache.stats(20.0)["answers"] == 0 and one.cache.stats()["answers"] == 1, "whoever wants to know exactly does"
+    one.keep("r", "a")
+    one.cache._answers.do(lambda db: None, 5)
+    time[0] += 21
+    assert one.cache.stats(20.0)["answers"] == 1
+    one.cache.tick()
+    assert one.cache.stats(20.0)["answers"] == 2
+    one.keep("s", "a")
+    one.cache._answers.do(lambda db: None, 5)
+    time[0] += 1000
+    assert one.cache.stats(20.0)["answers"] == 3
