@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
@@ -135,7 +136,7 @@ class Service:
         self.metrics = Metrics()
         self.started_unix = 1_700_000_000
         self.access, self.history = Access(self.config.data_dir, lambda level, words: None), History(self.metrics)
-        self.fleet = Fleet(Config(values | {"engine": ("fake",), "model": models}), read_topology())
+        self._fleet_of = models
         self.jobs = Jobs(self.config.data_dir / "jobs", {}, lambda level, words: None)
         self.usage = Usage(self.config.data_dir, lambda level, words: None)
         self.uploads = Uploads(self.config.data_dir / "uploads")
@@ -205,8 +206,15 @@ class Service:
     def outstanding(self) -> int:
         return sum(engine.client.outstanding() for engine in self.pipeline.engines.values())
 
+    @cached_property
+    def fleet(self) -> Fleet:
+        """For the pages that show models: of the same names, none of them started."""
+        return Fleet(Config(self.config.values | {"engine": ("fake",), "model": self._fleet_of}), read_topology())
+
     def stop(self) -> None:
         self.gate.set()
+        if "fleet" in self.__dict__:
+            self.fleet.stop()
         for engine in self.pipeline.engines.values():
             engine.supervisor.stop()
         if self.cache:
