@@ -10,7 +10,7 @@ install:  ## the appliance into .venv
 test: .test-env  ## the whole suite; as root also installs missing system packages
 	$(PYTEST) $(ARGS)
 
-test-fast: .test-env  ## unit and http tests: under 30 s
+test-fast: .test-env  ## unit and http tests
 	$(PYTEST) tests/unit tests/http -m "not process and not browser" $(ARGS)
 
 bench:  ## against llama-server, one table and a JSON file

@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 from in_process import Service, on_a_socket
+from werkzeug.security import generate_password_hash
+
+from appliance.access import service as access
 
 FIELDS = {"message", "type", "param", "code"}
 
@@ -20,6 +23,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "tests/http/" in str(item.path):
             item.add_marker(pytest.mark.http)
+
+
+@pytest.fixture(autouse=True)
+def quick_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passwords are hashed in one round; that real ones take their time is shown in tests/unit/test_access.py."""
+    monkeypatch.setattr(access, "generate_password_hash", lambda password: generate_password_hash(password, "pbkdf2:sha256:1"))
+    monkeypatch.setattr(access, "_nobody", "")
 
 
 @pytest.fixture

@@ -15,10 +15,8 @@ import pytest
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from in_process import OURS, PASSWORD, administrator
-from werkzeug.security import generate_password_hash
 
 from appliance import catalog, config, errors, gguf_header, logs
-from appliance.access import service as access
 from appliance.cache import answers, reviewed
 from appliance.http import admin_now, pages
 
@@ -191,10 +189,8 @@ class Box:
 
 
 @pytest.fixture(autouse=True)
-def quick_and_calm(monkeypatch):
-    """Passwords are hashed in fewer rounds, and the machine's own state puts no sentence into a page."""
-    monkeypatch.setattr(access, "generate_password_hash", lambda password: generate_password_hash(password, "pbkdf2:sha256:1"))
-    monkeypatch.setattr(access, "_nobody", "")
+def calm(monkeypatch):
+    """The machine's own state puts no sentence into a page."""
     for limit in ("FULL_DISK", "FULL_MEMORY", "HOT_C"):
         monkeypatch.setattr(admin_now, limit, 1000.0)
 
