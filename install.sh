@@ -2,6 +2,8 @@
 # Installs the appliance. `./install.sh --user` needs no root and touches two places only:
 #   .venv        beside this file: the virtual environment
 #   the cache    ${APPLIANCE_WHEEL_CACHE:-~/.cache/appliance/wheels}: built and fetched wheels, so that later runs take seconds
+# In a bundle (see `appliance bundle`) it installs the service for the whole machine, as root and without a network; that part is in Python,
+# in appliance/installer.
 # Functions and a guard at the end: tests source this file and replace the slow ones.
 set -euo pipefail
 
@@ -27,6 +29,7 @@ usage() {
     cat <<'END'
 usage: ./install.sh --user [options]
        ./install.sh --user [options] --run [--model FILE] [other flags of `appliance serve`]
+       ./install.sh --bundle FILE [--help]       for the whole machine, from a bundle; the same as: sh FILE
 
   --user         install for this user into .venv beside install.sh; no root needed
   --run          then start the service in the foreground; everything after --run goes to `appliance serve`
@@ -390,11 +393,64 @@ install_all() {
     trap - EXIT
 }
 
+# ---------------------------------------------------------------- from a bundle
+
+# Runs the installer that the bundle carries, from a folder of its own that is gone afterwards. Python's standard library and the
+# bundle's own wheels are all that it needs.
+from_bundle() {                        # BUNDLE FLAGS...
+    local name path
+    for name in "${PYTHON:-python3}" python3.14 python3.13 python3.12 python3.11; do
+        path=$(command -v -- "$name") || continue
+        "$path" -I -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue
+        # shellcheck disable=SC2093    # the loop goes on only past what is no such Python
+        exec "$path" -I - "$@" 3<&0 <<'END'
+import os, pathlib, shutil, sys, tarfile, tempfile, zipfile
+os.dup2(3, 0)                          # the person's input again, not this script
+bundle, needed = pathlib.Path(sys.argv[1]), ("appliance", "cryptography", "cffi", "pycparser")
+folder = tempfile.mkdtemp(prefix="appliance-install-")
+def wheels():
+    if bundle.is_dir():
+        yield from (path.open("rb") for path in bundle.glob("wheels/*.whl") if path.name.split("-")[0] in needed)
+        return
+    with bundle.open("rb") as file:
+        file.seek(4096)
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in tar:
+                if member.name.startswith("wheels/") and member.name[7:].split("-")[0] in needed:
+                    yield tar.extractfile(member)
+try:
+    try:
+        for wheel in wheels():
+            with wheel, zipfile.ZipFile(wheel) as packed:
+                packed.extractall(folder, [name for name in packed.namelist() if not name.startswith(("appliance/models/", "appliance/web/"))])
+        sys.path.insert(0, folder)
+        sys.dont_write_bytecode = True
+        from appliance.installer.__main__ import main
+    except (OSError, EOFError, ImportError, SyntaxError, tarfile.TarError, zipfile.BadZipFile) as error:
+        print(f"install.sh: {bundle} is damaged, or made for another machine; nothing was changed. Copy it again. ({error})", file=sys.stderr)
+        sys.exit(65)
+    sys.exit(main(sys.argv[1:]))
+finally:
+    shutil.rmtree(folder, ignore_errors=True)
+END
+    done
+    PROBLEMS=() PACKAGES=()
+    problem "no Python 3.11 or newer (Debian 12 has it, Ubuntu 22.04 has the package python3.11)" python3
+    report_problems
+    exit "$EX_UNAVAILABLE"
+}
+
 # ---------------------------------------------------------------- the command line
 
 main() {
     local user=0 run=0 serve_args=()
     EXTRAS=() APT=0
+    if [[ ${1:-} == --bundle ]]; then
+        (($# > 1)) || wrong_usage "--bundle needs a file"
+        from_bundle "${@:2}"
+    elif [[ -f $ROOT/manifest.json ]]; then
+        from_bundle "$ROOT" "$@"
+    fi
     while (($#)); do
         case $1 in
             --user) user=1 ;;

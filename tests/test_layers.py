@@ -20,17 +20,17 @@ LAYERS = [
     {"config", "logs", "metrics", "systemd", "storage", "history", "saved_settings", "jobs", "uploads"},
     {"db", "manifest", "integrity", "gguf_header", "catalog", "trials", "forms", "intake", "engine", "cache"},
     {"auth", "access", "usage", "routing", "admission", "recall"},
-    {"pipeline", "meaning", "audit", "renewal", "fleet"},
+    {"pipeline", "meaning", "audit", "renewal", "fleet", "bundle"},
     {"http"},
     {"services", "factory"},
-    {"watchdog"},
+    {"watchdog", "installer"},
     {"server", "cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 BASE = {"appliance.types", "appliance.errors", "appliance.clock"}
 PURE = {f"appliance.engine.{name}" for name in ("scheduler", "slots", "sampling", "text", "messages", "encoder_plan", "entities")}
 ONLY_IMPORTER = {
-    "llama_cpp": {f"appliance.engine.llama_{part}" for part in ("backend", "context", "encoder", "lane", "log", "model")} | {"appliance.factory.gguf_words", "appliance.factory.quantize"},
+    "llama_cpp": {f"appliance.engine.llama_{part}" for part in ("backend", "context", "encoder", "lane", "library", "log", "model")} | {"appliance.factory.gguf_words", "appliance.factory.quantize"},
     "torch": {f"appliance.factory.{part}" for part in ("classifier", "distil", "pair_verifier", "starter", "student", "tutor", "understanding", "verifier")},
     "gunicorn": {"appliance.server"},
     "faiss": {"appliance.cache.index"},

@@ -9,6 +9,7 @@ from typing import Any
 
 import llama_cpp as lib
 
+from appliance.engine import llama_library
 from appliance.engine.backend import Progress
 from appliance.engine.llama_log import LlamaLog
 from appliance.errors import ModelFileError, ModelFileMissing
@@ -42,7 +43,7 @@ class LlamaModel:
         check_file(path)
         self.path = path
         self.log = LlamaLog()
-        lib.llama_backend_init()
+        llama_library.prepare()
         self.handle = self._load(mlock, progress)
         self.vocab = lib.llama_model_get_vocab(self.handle)
         self.vocabulary = lib.llama_vocab_n_tokens(self.vocab)

@@ -215,10 +215,11 @@ def _answer(path: str) -> dict[str, Any]:
     """In the process of its own: a Heard, or an error."""
     import llama_cpp as lib
 
+    from appliance.engine.llama_library import prepare
     from appliance.engine.llama_log import LlamaLog
 
     log = LlamaLog()
-    lib.llama_backend_init()
+    prepare()
     params = lib.llama_model_default_params()
     params.n_gpu_layers, params.vocab_only = 0, True
     model = lib.llama_model_load_from_file(path.encode(), params)

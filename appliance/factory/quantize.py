@@ -8,6 +8,7 @@ from pathlib import Path
 
 import llama_cpp as lib
 
+from appliance.engine import llama_library
 from appliance.engine.llama_log import LlamaLog
 from appliance.engine.llama_model import check_file
 from appliance.errors import InvalidRequest, ModelFileError, StorageFailed
@@ -47,7 +48,7 @@ def quantize(source: Path, target: Path, kind: str, *, output: str | None = None
     if free < size:
         raise StorageFailed(f"{target.parent} has {free // 10**6} MB free; up to {size // 10**6} MB are needed.")
     log = LlamaLog()
-    lib.llama_backend_init()
+    llama_library.prepare()
     params = lib.llama_model_quantize_default_params()
     params.ftype, params.nthread = KINDS[kind], threads
     if output is not None:
