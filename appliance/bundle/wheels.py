@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import platform
@@ -78,7 +79,10 @@ def gather(checkout: Path, python: str, arch: str, llama: Path, folder: Path | N
     tell(f"packages for Python {python}")
     source = ["--no-index", "--find-links", str(folder)] if folder else []
     _pip("download", "--dest", str(into), *source, *flags, *wanted)
-    shutil.copy2(llama, into)
+    if arch == platform.machine():
+        with_openmp(llama, into)
+    else:
+        shutil.copy2(llama, into)  # from a machine of that kind, whose `bundle build` has put it in
     with tempfile.TemporaryDirectory() as scratch:  # a build in the checkout would leave its traces there
         _pip("wheel", "--no-deps", "--wheel-dir", scratch, *source, str(checkout))
         for path in Path(scratch).glob("*.whl"):
@@ -117,7 +121,28 @@ def portable_llama(checkout: Path, cache: Path, tell: Tell) -> Path:
         env = {"CMAKE_ARGS": PORTABLE, "CXXFLAGS": flags.strip(), "CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count() or 1)}
         _pip("wheel", "--no-deps", "--no-cache-dir", "--no-binary", LLAMA, "--wheel-dir", scratch, wanted, **env)
         (built,) = Path(scratch).glob("*.whl")
-        return built.rename(place / built.name)
+        whole = Path(scratch) / "whole"
+        whole.mkdir()
+        return with_openmp(built, whole).rename(place / built.name)
+
+
+def with_openmp(llama: Path, into: Path) -> Path:
+    """The wheel with GCC's OpenMP library beside llama.cpp, which a Debian without a compiler does not have. Raises ApplianceError."""
+    source = next(Path("/usr/lib").glob(f"{platform.machine()}-linux-gnu*/libgomp.so.1"), None)
+    if source is None:
+        raise ApplianceError("There is no libgomp.so.1, which llama.cpp was compiled with.", remedy="apt-get install libgomp1")
+    target, name, data = into / llama.name, "llama_cpp/lib/libgomp.so.1", source.read_bytes()
+    digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+    with zipfile.ZipFile(llama) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as new:
+        for info in old.infolist():
+            if info.filename == name:
+                continue
+            content = old.read(info)
+            if info.filename.endswith(".dist-info/RECORD"):
+                content += f"{name},sha256={digest},{len(data)}\n".encode()
+            new.writestr(info, content)
+        new.writestr(name, data)
+    return target
 
 
 def is_portable(llama: Path) -> bool:

@@ -20,7 +20,10 @@ def prepare() -> str:
     folder = Path(lib.__file__).parent / "lib"
     kind = "native"
     if any(folder.glob("libggml-cpu-*.so")):
-        ctypes.CDLL(str(folder / "libggml.so")).ggml_backend_load_all_from_path(os.fsencode(folder))
+        for openmp in folder.glob("libgomp.so.*"):  # in a bundle; the kernels ask for it by this name and are not told where
+            ctypes.CDLL(str(openmp))
+        # Asked of libllama, which finds it in the libggml that it has loaded; the file libggml.so would be a second one.
+        lib.llama_cpp._lib.ggml_backend_load_all_from_path(os.fsencode(folder))
         loaded = (line.rpartition("/libggml-cpu-")[2].strip() for line in Path("/proc/self/maps").read_text().splitlines() if "/libggml-cpu-" in line)
         kind = next(loaded, "none").removesuffix(".so")
     lib.llama_backend_init()
