@@ -9,9 +9,10 @@ import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from urllib.parse import urlsplit
 
+from appliance.access.limits import Limits
+from appliance.access.people import Key, Role
 from appliance.config import Config
 from appliance.errors import AuthenticationFailed, ConfigError, PermissionDenied
 
@@ -24,9 +25,17 @@ class Principal:
     """Who is asking. `name` is what logs, limits and cache namespaces go by; it is never the key."""
 
     name: str
+    role: Role = "user"
+    limits: Limits = Limits()
 
 
 ANONYMOUS = Principal("anonymous")
+
+
+def sent_key(headers: Mapping[str, str]) -> str:
+    """The key of `Authorization: Bearer` or `x-api-key`, '' where none was sent."""
+    scheme, _, token = headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
 
 
 def _digest(key: str) -> bytes:
@@ -36,19 +45,15 @@ def _digest(key: str) -> bytes:
 class Auth:
     """An immutable snapshot of the keys; replaced as a whole on reload."""
 
-    def __init__(
-        self, keys: Mapping[str, str], host: str = "", names: Iterable[str] = (), digests: Mapping[bytes, str] = MappingProxyType({}), closed: bool = False
-    ) -> None:
-        """keys: principal name by key; digests: by the SHA-256 of a key. Without any, everybody is anonymous but the web pages of others,
-        unless it is closed: then nobody gets in. names: others that this service is known by.
+    def __init__(self, keys: Mapping[str, str], host: str = "", names: Iterable[str] = ()) -> None:
+        """keys: principal name by key. Without any, everybody is anonymous but the web pages of others. names: others that this service is
+        known by.
 
         host: the name the service listens on, which its own pages may be opened under.
         """
         self._names = {host.lower(), socket.gethostname().lower(), *(name.lower() for name in names)}
-        self._closed = closed
-        self._principals = {digest: Principal(name) for digest, name in digests.items()}
-        self._configured = {_digest(key): Principal(name) for key, name in keys.items()}
-        self._principals |= self._configured
+        self._closed = False
+        self._principals = self._configured = {_digest(key): Principal(name) for key, name in keys.items()}
 
     @classmethod
     def from_config(cls, config: Config) -> Auth:
@@ -58,10 +63,11 @@ class Auth:
             keys.update(_read_keys(config.api_key_file))
         return cls(keys, config.host, config.names)
 
-    def with_made(self, digests: Mapping[bytes, str], closed: bool) -> Auth:
-        """The same configured keys, with these that were made in the admin page. closed: see `__init__`."""
+    def with_made(self, made: Mapping[bytes, Key], closed: bool) -> Auth:
+        """The same configured keys, with these that were made in the admin page, by the SHA-256 of the key. closed: without any key nobody
+        gets in."""
         found = copy.copy(self)
-        found._principals = {digest: Principal(name) for digest, name in digests.items()} | self._configured
+        found._principals = {digest: Principal(key.name, key.role, key.limits) for digest, key in made.items()} | self._configured
         found._closed = closed
         return found
 
@@ -79,8 +85,7 @@ class Auth:
         if not self.required:
             self._refuse_foreign_pages(headers)
             return ANONYMOUS
-        scheme, _, token = headers.get("Authorization", "").partition(" ")
-        key = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        key = sent_key(headers)
         principal = self._principals.get(_digest(key)) if key else None
         if principal is None:
             raise AuthenticationFailed(

@@ -11,9 +11,12 @@
     |  |- BodyTooLarge            413  body_too_large
     |  `- UnsupportedMediaType    415  unsupported_media_type
     |- AuthenticationFailed       401  invalid_api_key
-    |  `- NotSignedIn             401  not_signed_in
+    |  |- NotSignedIn             401  not_signed_in
+    |  `- KeyRevoked              401  key_revoked
     |- PermissionDenied           403  permission_denied
+    |  `- ModelNotAllowed         403  model_not_allowed
     |- QueueFull                  429  queue_full              Retry-After
+    |- RateLimited                429  rate_limit_exceeded     Retry-After
     |- TooManyTries               429  too_many_tries          Retry-After
     |- Unavailable                503  unavailable             Retry-After, exit 69
     |  |- ModelLoading            503  model_loading
@@ -146,10 +149,22 @@ class NotSignedIn(AuthenticationFailed):
     code = "not_signed_in"
 
 
+class KeyRevoked(AuthenticationFailed):
+    """The key was revoked while this ran, and the administrator wanted that ended too."""
+
+    code = "key_revoked"
+
+
 class PermissionDenied(ApplianceError):
     """The key is good but may not do this."""
 
     status, type, code, exit_code = 403, "permission_error", "permission_denied", 77
+
+
+class ModelNotAllowed(PermissionDenied):
+    """The key is good, for other models."""
+
+    code = "model_not_allowed"
 
 
 class QueueFull(ApplianceError):
@@ -158,8 +173,14 @@ class QueueFull(ApplianceError):
     status, type, code, exit_code = 429, "rate_limit_error", "queue_full", 75
 
 
+class RateLimited(ApplianceError):
+    """The key has used what it may use in a minute, or at once; Retry-After says when there is room again."""
+
+    status, type, code, exit_code = 429, "rate_limit_error", "rate_limit_exceeded", 75
+
+
 class TooManyTries(ApplianceError):
-    """Passwords were guessed; the next one is not looked at before Retry-After."""
+    """Passwords or keys were guessed; the next wrong one is not looked at before Retry-After."""
 
     status, type, code, exit_code = 429, "rate_limit_error", "too_many_tries", 75
 

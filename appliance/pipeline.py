@@ -6,7 +6,7 @@ import itertools
 import queue
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -97,12 +97,15 @@ class Pipeline:
         """Served models, the default first."""
         return [name for name, engine in self.engines.items() if not engine.hidden]
 
-    def resolve(self, model: str, tasks: Sequence[str] = ()) -> str:
-        """The served name for a request's `model` field, of a model for one of `tasks` (any, when there are none).
+    def resolve(self, model: str, tasks: Sequence[str] = (), allowed: Collection[str] = ()) -> str:
+        """The served name for a request's `model` field, of a model for one of `tasks` (any, when there are none) and among those that
+        are allowed (all, when there are none).
 
-        Raises ModelNotFound, or InvalidRequest for a model that is for something else.
+        Raises ModelNotFound, ModelNotAllowed, or InvalidRequest for a model that is for something else.
         """
         served = {name: engine for name, engine in self.engines.items() if not engine.hidden}
+        if allowed:
+            served = routing.choose_allowed(model, served, allowed)
         if tasks:
             return routing.choose_for(model, {name: engine.task for name, engine in served.items()}, tasks)
         return routing.choose(model, list(served))

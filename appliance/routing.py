@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import TypeVar
 
-from appliance.errors import InvalidRequest, ModelNotFound
+from appliance.access.limits import CHANGE
+from appliance.errors import InvalidRequest, ModelNotAllowed, ModelNotFound
+
+Served = TypeVar("Served")
 
 DEFAULT_NAMES = ("", "default")
 TASKS = {
@@ -51,3 +55,14 @@ def choose_for(wanted: str, served: Mapping[str, str], tasks: Sequence[str]) -> 
     there = f"{', '.join(fitting)} can do that." if fitting else "No model that can do that is served here."
     is_for = TASKS.get(served[name], served[name])
     raise InvalidRequest(f"The model {name} is for {is_for}, not for {purpose}.", param="model", remedy=there)
+
+
+def choose_allowed(wanted: str, served: Mapping[str, Served], allowed: Collection[str]) -> dict[str, Served]:
+    """Those of the served models that are allowed. Raises ModelNotAllowed where another one is wanted, and where there is none."""
+    found = {name: value for name, value in served.items() if name in allowed}
+    if not found or wanted in served and wanted not in found:
+        but = f"not {wanted}" if found else "no such model is served here"
+        raise ModelNotAllowed(
+            f"This key may use {', '.join(allowed)}, and {but}.", param="model", remedy=CHANGE
+        )
+    return found

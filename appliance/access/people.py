@@ -1,19 +1,23 @@
-"""Rows of access.db: people with roles, and their sessions. Precious: a row is on the disk when its call returns."""
+"""Rows of access.db: people with roles, their sessions, and keys. Precious: a row is on the disk when its call returns."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import json
+from dataclasses import astuple, dataclass
 from typing import Literal
 
 from sqlite_utils import Database
 
+from appliance.access.limits import Limits
 from appliance.db.migrations import Migration, Schema
 from appliance.errors import InvalidRequest, NotFound
 
 Role = Literal["admin", "reviewer", "user", "metrics"]
-ROLES: tuple[Role, ...] = ("admin", "reviewer", "user", "metrics")
-"""admin may do everything; reviewer reads and reviews answers; user asks; metrics reads /metrics."""
+ROLES: tuple[Role, ...] = ("admin", "reviewer", "user")
+"""Of people: admin may do everything; reviewer reads and reviews answers; user asks."""
+KEY_ROLES: tuple[Role, ...] = ("user", "metrics", "admin")
+"""Of keys: user asks; metrics reads /metrics and nothing else; admin asks, and may do by the admin API what an admin may."""
 LONGEST_NAME = 64
 
 SCHEMA = Schema(
@@ -42,6 +46,18 @@ SCHEMA = Schema(
                 made_by TEXT NOT NULL, created REAL NOT NULL, revoked REAL
             );
             CREATE UNIQUE INDEX keys_name ON keys (name) WHERE revoked IS NULL;
+            """,
+        ),
+        Migration(
+            "limits of keys",
+            """
+            ALTER TABLE keys ADD COLUMN role TEXT NOT NULL DEFAULT 'user';
+            ALTER TABLE keys ADD COLUMN requests_per_minute INTEGER NOT NULL DEFAULT 0;
+            ALTER TABLE keys ADD COLUMN tokens_per_minute INTEGER NOT NULL DEFAULT 0;
+            ALTER TABLE keys ADD COLUMN at_once INTEGER NOT NULL DEFAULT 0;
+            ALTER TABLE keys ADD COLUMN models TEXT NOT NULL DEFAULT '[]';
+            ALTER TABLE keys ADD COLUMN expires REAL;
+            UPDATE people SET role = 'user' WHERE role = 'metrics';
             """,
         ),
     ),
@@ -84,6 +100,8 @@ class Key:
     made_by: str
     created: float
     revoked: float | None
+    role: Role
+    limits: Limits
 
 
 def digest_of(token: str) -> bytes:
@@ -150,12 +168,36 @@ def _not_the_last_admin(db: Database, number: int, staying: bool) -> None:
         raise InvalidRequest("The last administrator stays one.", remedy="Make another one first.")
 
 
+KEY = "id, name, hint, made_by, created, revoked, role, requests_per_minute, tokens_per_minute, at_once, models, expires"
+
+
+def _key(row: tuple) -> Key:
+    *rates, models, expires = row[7:]
+    return Key(*row[:7], Limits(*rates, tuple(json.loads(models)), expires))
+
+
 def add_key(db: Database, name: str, digest: bytes, hint: str, made_by: str, now: float) -> int:
     """Insert; the new number. Raises InvalidRequest for the name of another key, good or revoked: what that one was answered belongs to its name."""
     if db.execute("SELECT 1 FROM keys WHERE name = ?", [name]).fetchone():
         raise InvalidRequest(f"There is or was a key named {name!r}.", param="name", remedy="Choose another name.")
     sql = "INSERT INTO keys (name, digest, hint, made_by, created) VALUES (?, ?, ?, ?, ?) RETURNING id"
     return int(db.execute(sql, [name, digest, hint, made_by, now]).fetchone()[0])
+
+
+def good_key(db: Database, number: int) -> Key:
+    """By its number. Raises NotFound, also for one that was revoked."""
+    row = db.execute(f"SELECT {KEY} FROM keys WHERE id = ? AND revoked IS NULL", [number]).fetchone()
+    if row is None:
+        raise NotFound(f"There is no key {number} that is good.")
+    return _key(row)
+
+
+def set_limits(db: Database, number: int, role: Role, limits: Limits) -> None:
+    """Another role, other limits. Raises NotFound."""
+    good_key(db, number)
+    *rates, models, expires = astuple(limits)
+    sql = "UPDATE keys SET role = ?, requests_per_minute = ?, tokens_per_minute = ?, at_once = ?, models = ?, expires = ? WHERE id = ?"
+    db.execute(sql, [role, *rates, json.dumps(models), expires, number])
 
 
 def keys_ever(db: Database) -> bool:
@@ -170,18 +212,19 @@ def forget_revoked_keys(db: Database) -> None:
 
 def keys(db: Database) -> list[Key]:
     """All keys, those that are good first."""
-    return [Key(*row) for row in db.execute("SELECT id, name, hint, made_by, created, revoked FROM keys ORDER BY revoked IS NOT NULL, name")]
+    return [_key(row) for row in db.execute(f"SELECT {KEY} FROM keys ORDER BY revoked IS NOT NULL, name")]
 
 
-def key_digests(db: Database) -> dict[bytes, str]:
-    """The names of the keys that are good, by digest."""
-    return dict(db.execute("SELECT digest, name FROM keys WHERE revoked IS NULL").fetchall())
+def key_digests(db: Database) -> dict[bytes, Key]:
+    """The keys that are good, by digest; those that have expired too: who comes with one is told so."""
+    return {row[-1]: _key(row[:-1]) for row in db.execute(f"SELECT {KEY}, digest FROM keys WHERE revoked IS NULL")}
 
 
-def revoke_key(db: Database, number: int, now: float) -> None:
+def revoke_key(db: Database, number: int, now: float) -> Key:
     """It is good no more. Raises NotFound."""
-    if not db.execute("UPDATE keys SET revoked = ? WHERE id = ? AND revoked IS NULL", [now, number]).rowcount:
-        raise NotFound(f"There is no key {number} that is good.")
+    key = good_key(db, number)
+    db.execute("UPDATE keys SET revoked = ? WHERE id = ?", [now, number])
+    return key
 
 
 def begin(db: Database, session: Session) -> bool:

@@ -10,14 +10,16 @@ import ipaddress
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from werkzeug.security import check_password_hash, generate_password_hash
 
 from appliance.access import people
+from appliance.access.limits import Limits, Turns
 from appliance.access.people import Key, Person, Role, Session, Visit, checked_name
 from appliance.access.throttle import Throttle
 from appliance.db.connection import Readers
@@ -44,6 +46,7 @@ WRITE_WAIT_S = 10.0
 LONGEST_BY_NAME_S = 5.0
 HASHES, HASH_WAIT_S = 2, 5.0
 RESERVED = frozenset({"anonymous", "audit", "renewal", "everybody", "cache"})
+NO_LIMITS = Limits()
 CODE_LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
 
 
@@ -62,6 +65,7 @@ class Access:
         self._folder, self._log, self._now = folder, log, now
         self._tries, self._names = Throttle(now), Throttle(now, LONGEST_BY_NAME_S)
         self._hashes = threading.BoundedSemaphore(HASHES)
+        self.turns = Turns()
         self._opened = False
         self._ticked = 0.0
         self.code = ""
@@ -146,16 +150,33 @@ class Access:
 
     # -- keys ----------------------------------------------------------------------------------------------------------
 
-    def make_key(self, name: str, by: str) -> tuple[int, str]:
+    def make_key(self, name: str, by: str, role: Role = "user", limits: Limits = NO_LIMITS) -> tuple[int, str]:
         """(number, the key): only its digest is kept, so nobody can look at it again. Raises InvalidRequest, StorageFailed."""
         self._ready()
         name, key = checked_name(name), "ak-" + secrets.token_urlsafe(30)
         if "/" in name or name.casefold() in RESERVED:  # names are namespaces of the cache
             raise InvalidRequest(f"A key cannot be named {name!r}.", param="name", remedy="Choose a name without / that is not taken by the service itself.")
         digest = people.digest_of(key)
-        number = self._writer.do(lambda db: people.add_key(db, name, digest, key[:7], by, self._now()), WRITE_WAIT_S)
+
+        def work(db: people.Database) -> int:
+            number = people.add_key(db, name, digest, key[:7], by, self._now())
+            people.set_limits(db, number, role, limits)
+            return number
+
+        number = self._writer.do(work, WRITE_WAIT_S)
         self._log("info", f"Key {number} {name!r} was made, by {by!r}.")
         return number, key
+
+    def change_key(self, number: int, role: Role | None, changes: Mapping[str, Any], by: str) -> None:
+        """Another role, other limits (by their names in `Limits`); what is not given stays. Raises NotFound, StorageFailed."""
+        self._ready()
+
+        def work(db: people.Database) -> None:
+            key = people.good_key(db, number)
+            people.set_limits(db, number, role or key.role, replace(key.limits, **changes))
+
+        self._writer.do(work, WRITE_WAIT_S)
+        self._log("info", f"Role and limits of key {number} were changed, by {by!r}.")
 
     def keys(self) -> list[Key]:
         """All, with those that were revoked. Raises Unavailable, StorageFailed."""
@@ -163,19 +184,24 @@ class Access:
         with self._readers.reading() as db:
             return people.keys(db)
 
-    def key_digests(self) -> tuple[dict[bytes, str], bool]:
-        """(the names of the keys that are good, by the SHA-256 of the key; whether a key is needed even if there is none). A box that had keys,
+    def key_digests(self) -> tuple[dict[bytes, Key], bool]:
+        """(the keys that are good, by the SHA-256 of the key; whether a key is needed even if there is none). A box that had keys,
         or may have had, does not open by itself."""
         if not self._opened:
             return {}, (self._folder / FILE).exists()
         with self._readers.reading() as db:
             return people.key_digests(db), people.keys_ever(db)
 
-    def revoke_key(self, number: int, by: str) -> None:
-        """Raises NotFound, StorageFailed."""
+    def has_expired(self, limits: Limits) -> bool:
+        """Whether a key with these limits is good no more."""
+        return limits.expires is not None and limits.expires <= self._now()
+
+    def revoke_key(self, number: int, by: str) -> str:
+        """Its name, which no key will have again. What runs with it may end. Raises NotFound, StorageFailed."""
         self._ready()
-        self._writer.do(lambda db: people.revoke_key(db, number, self._now()), WRITE_WAIT_S)
+        key = self._writer.do(lambda db: people.revoke_key(db, number, self._now()), WRITE_WAIT_S)
         self._log("info", f"Key {number} was revoked, by {by!r}.")
+        return key.name
 
     def open_to_all(self, by: str) -> None:
         """Forget the revoked keys: where no key is good, none is needed any more. Raises StorageFailed."""

@@ -8,13 +8,13 @@ from contextlib import closing
 from dataclasses import asdict
 from typing import Any, Protocol
 
-from flask import Response, g, request
+from flask import Response, g
 
 from appliance.clock import Clock, monotonic
 from appliance.errors import ApplianceError, Cancelled
 from appliance.http import caching, sse
-from appliance.http.client_watch import ClientWatch
 from appliance.http.contract import Services
+from appliance.http.keys import Watch
 from appliance.http.request_log import Story, Tally
 from appliance.http.schemas import Call
 from appliance.logs import log
@@ -47,7 +47,7 @@ def answer(services: Services, call: Call, shape: Shape) -> Response:
     story.tally = tally = Tally(call.request)
     if services.config.log_prompts:
         log("info", "prompt", id=story.id, prompts=[asdict(prompt) for prompt in call.request.prompts])
-    events = follow(services.pipeline.answer(call.request), ClientWatch.of(request.environ), tally, shape.param)
+    events = follow(services.pipeline.answer(call.request), Watch(), tally, shape.param)
     recalled = next(events)
     assert isinstance(recalled, Recalled)
     story.recalled = recalled
@@ -69,9 +69,9 @@ def answer(services: Services, call: Call, shape: Shape) -> Response:
 
 
 def follow(
-    events: Iterator[Event | Waiting], watch: ClientWatch, tally: Tally, param: str, clock: Clock = monotonic
+    events: Iterator[Event | Waiting], watch: Watch, tally: Tally, param: str, clock: Clock = monotonic
 ) -> Iterator[Event | Waiting]:
-    """Pass events on until the client leaves; then raise Cancelled. The pipeline's iterator is closed in any case."""
+    """Pass events on until the client leaves (then raise Cancelled) or its key ends them (KeyRevoked). The pipeline's iterator is closed in any case."""
     looked = clock()
     try:
         with closing(events):  # type: ignore[type-var]

@@ -8,11 +8,10 @@ from typing import Any
 from flask import Blueprint, Response
 
 from appliance.errors import InvalidRequest
-from appliance.http import schemas
 from appliance.http.answering import reply
 from appliance.http.contract import Services
 from appliance.http.encoding import compute, listed, new_id, texts, truncate, unwrapped, usage
-from appliance.http.incoming import read_body
+from appliance.http.incoming import model_for, read_body
 from appliance.http.json_body import flag, text, wrong
 
 TASKS = ("classify", "tokens")
@@ -29,7 +28,7 @@ def blueprint(services: Services) -> Blueprint:
     @routes.post("/classify")
     def classify() -> Response:
         body = read_body()
-        model = services.pipeline.resolve(schemas.model_name(body), TASKS)
+        model = model_for(services, body, TASKS)
         inputs, labels = texts(unwrapped(body.get("input"), "input"), "input"), _labels(body.get("labels"))
         if labels and len(inputs) * len(labels) > MAX_PAIRS:
             raise InvalidRequest(

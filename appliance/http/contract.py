@@ -69,3 +69,14 @@ def public(view: View) -> View:
 def is_public(view: Callable[..., Any] | None) -> bool:
     """Whether the view was marked with `public`."""
     return getattr(view, "public", False)
+
+
+def for_metrics(view: View) -> View:
+    """Mark a view that keys for metrics may read too."""
+    view.for_metrics = True  # type: ignore[attr-defined]
+    return view
+
+
+def is_for_metrics(view: Callable[..., Any]) -> bool:
+    """Whether the view was marked with `for_metrics`."""
+    return getattr(view, "for_metrics", False)

@@ -19,6 +19,7 @@ from appliance.http import (
     classify,
     errors,
     health,
+    keys,
     linger,
     openai_chat,
     openai_completions,
@@ -69,10 +70,10 @@ def create_app(services: Services) -> Flask:
         if request.path.startswith(signing.HOME):
             signing.own_name(services.auth)
         if role:
-            signing.check(services.access, role)
+            signing.check(services, role)
             g.story.principal = g.signed.session.person.name
         elif view is not None and not open_to_all:
-            g.story.principal = services.auth.identify(request.headers).name
+            keys.check(services, view)
 
     @app.after_request
     def end(response: Response) -> Response:
@@ -81,6 +82,7 @@ def create_app(services: Services) -> Flask:
         response.headers["X-Content-Type-Options"] = "nosniff"
         if g.get("signed") and g.signed.token:
             signing.set_cookie(response, g.signed.token)
+        keys.finish(response, services, story)
         status, environ = response.status_code, request.environ
         response.call_on_close(lambda: story.finish(status, services.metrics, services.usage))
         if not story.body_read and linger.is_unread(environ):

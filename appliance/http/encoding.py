@@ -10,9 +10,9 @@ from flask import g, request
 
 from appliance.errors import ApplianceError, InvalidRequest
 from appliance.http import schemas
-from appliance.http.client_watch import ClientWatch
 from appliance.http.contract import Services
 from appliance.http.json_body import flag, show, text, wrong
+from appliance.http.keys import Watch
 from appliance.http.request_log import Encoded, Story
 from appliance.http.unsupported import unsupported
 from appliance.logs import log
@@ -87,15 +87,14 @@ def compute(services: Services, model: str, what: str, args: dict[str, Any]) -> 
     if services.config.log_prompts:
         log("info", "prompt", id=story.id, prompts=[*([args["query"]] if what == "rerank" else []), *asked])
     lane = schemas.priority(request.headers.get("X-Priority"))
-    gone = ClientWatch.of(request.environ).gone
     try:
-        result = services.pipeline.compute(model, what, args, story.principal, lane, gone)
+        result = services.pipeline.compute(model, what, args, story.principal, lane, Watch().gone)
     except ApplianceError as error:
         if error.param == "input[0]" and len(asked) == 1:
             error.param = "input"  # it came alone, not in a list
         raise
     tokens = result["tokens"]
-    tally.tokens = sum(tokens) if isinstance(tokens, list) else tokens
+    tally.read = sum(tokens) if isinstance(tokens, list) else tokens
     return result
 
 

@@ -9,7 +9,7 @@ from flask import Blueprint, Response
 from appliance.clock import Clock, monotonic
 from appliance.errors import ApplianceError, Draining, ModelFailed, ModelLoading
 from appliance.http.answering import reply
-from appliance.http.contract import Services, public
+from appliance.http.contract import Services, for_metrics, public
 from appliance.pipeline import Engine
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -55,6 +55,7 @@ def blueprint(services: Services) -> Blueprint:
         return _refusal(error, {"status": "not ready", "models": states})
 
     @routes.get("/metrics")
+    @for_metrics
     def metrics() -> Response:
         return Response(services.metrics.render(), content_type=METRICS_TYPE)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from typing import Any
 
 from flask import g, request
@@ -19,9 +20,15 @@ def read_body() -> dict[str, Any]:
     return parse_body(raw, request.mimetype)
 
 
+def model_for(services: Services, body: dict[str, Any], tasks: Sequence[str] = ()) -> str:
+    """The served name of the model that a body asks for, among those that its key may use. Raises what `Pipeline.resolve` raises."""
+    return services.pipeline.resolve(schemas.model_name(body), tasks, g.principal.limits.models)
+
+
 def origin(services: Services, body: dict[str, Any], prefix: str) -> schemas.Origin:
-    """Where a request for a generation comes from and which model it means. Raises ModelNotFound, or InvalidRequest."""
-    model = services.pipeline.resolve(schemas.model_name(body), ("generate",))
+    """Where a request for a generation comes from and which model it means. Raises ModelNotFound, ModelNotAllowed, or
+    InvalidRequest."""
+    model = model_for(services, body, ("generate",))
     return schemas.Origin(
         id=prefix + secrets.token_hex(12),
         model=model,

@@ -15,7 +15,7 @@ from appliance.http import schemas
 from appliance.http.contract import Services
 from appliance.http.encoding import compute, listed, texts, truncate, unwrapped, usage
 from appliance.http.fields import INT32_MAX
-from appliance.http.incoming import read_body
+from appliance.http.incoming import model_for, read_body
 from appliance.http.json_body import flag, integer, show, wrong
 from appliance.http.unsupported import unsupported
 
@@ -45,7 +45,7 @@ def blueprint(services: Services) -> Blueprint:
     @routes.post("/embeddings")
     def embeddings() -> Response:
         body = read_body()
-        model = services.pipeline.resolve(schemas.model_name(body), ("embed",))
+        model = model_for(services, body, ("embed",))
         form, args = _form(body), _args(body)
         del body
         found = compute(services, model, "embed", args)

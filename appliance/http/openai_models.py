@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, g
 
 from appliance.errors import ModelNotFound
 from appliance.http.answering import reply
@@ -18,13 +18,14 @@ def blueprint(services: Services) -> Blueprint:
     @routes.get("/v1/models")
     @routes.get("/models")
     def models() -> Response:
-        names = services.pipeline.names
+        allowed = g.principal.limits.models
+        names = [name for name in services.pipeline.names if not allowed or name in allowed]
         return reply({"object": "list", "data": [model_object(services, name) for name in names]})
 
     @routes.get("/v1/models/<path:name>")
     @routes.get("/models/<path:name>")
     def model(name: str) -> Response:
-        found = services.pipeline.resolve(name)
+        found = services.pipeline.resolve(name, allowed=g.principal.limits.models)
         if found != name:  # "default" means a model in a request, but it is no model's id
             raise ModelNotFound(f"There is no model {name!r} here.", param="model", remedy=f"Did you mean {found!r}?")
         return reply(model_object(services, name))

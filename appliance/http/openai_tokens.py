@@ -10,7 +10,7 @@ from appliance.errors import InvalidRequest
 from appliance.http import schemas
 from appliance.http.answering import reply
 from appliance.http.contract import Services
-from appliance.http.incoming import read_body
+from appliance.http.incoming import model_for, read_body
 from appliance.http.json_body import flag, text
 
 MAX_CHARS = 262_144
@@ -69,4 +69,4 @@ def blueprint(services: Services) -> Blueprint:
 
 
 def _ask(services: Services, body: dict[str, Any], what: str, args: dict[str, Any]) -> Any:
-    return services.pipeline.ask(schemas.model_name(body), what, args)
+    return services.pipeline.ask(model_for(services, body), what, args)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from appliance.access.people import ROLES
+from appliance.access.people import KEY_ROLES, ROLES
 
 Schema = dict[str, Any]
 TEXT: Schema = {"type": ["string", "null"]}
@@ -17,7 +17,8 @@ NUMBER: Schema = {"name": "number", "in": "path", "required": True, "schema": {"
 SEARCH: Schema = {"name": "q", "in": "query", "schema": {"type": "string"}, "description": "Part of a question or an answer."}
 LIMITS = ("max_perplexity_rise", "max_kl", "min_top1", "min_cosine", "min_accuracy", "min_tokens_per_s")
 """Of a certificate, those that are numbers."""
-SIGNED_IN: list[Schema] = [{"session": []}]
+SIGNED_IN: list[Schema] = [{"session": []}, {"bearer": []}]
+"""Or a key with the role admin."""
 READING, CHANGING = ("401", "403", "503"), ("400", "401", "403", "404", "413", "415", "503")
 
 
@@ -41,6 +42,11 @@ def paths(operation: Callable[..., Schema]) -> Schema:
     blob = {"required": True, "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
     where = {"parameters": [NUMBER, {"name": "offset", "required": True, **from_to}], "requestBody": blob}
     piece = operation("admin_upload_piece", "A piece of an upload, from `offset` on.", anything, CHANGING, security=SIGNED_IN, **where)
+    rate = {"type": ["integer", "null"], "minimum": 0, "description": "0, null: no limit."}
+    of_key: dict[str, Schema] = {
+        "role": {"enum": list(KEY_ROLES)}, "requests_per_minute": rate, "tokens_per_minute": rate, "at_once": rate,
+        "models": {"type": ["array", "null"], "items": {"type": "string"}}, "expires": {"type": ["string", "null"], "format": "date"},
+    }  # fmt: skip
     serving = {
         "load": "Serve one more model of the catalog.", "unload": "Serve a model no more.", "default": "The model that answers where none is named.",
         "restart": "Start a model's engine anew.", "verify": "Read every byte of a model; a job.", "remove": "Delete a model that is not served; a job.",
@@ -69,8 +75,12 @@ def paths(operation: Callable[..., Schema]) -> Schema:
         "/admin/api/now": told("admin_now", "How the box is doing; the admin page shows it."),
         "/admin/api/usage": told("admin_usage", "Requests and tokens of the last 30 days, by day and by model."),
         "/admin/api/access": told("admin_access", "People, API keys, sessions, and what each key used in the last 30 days."),
-        "/admin/api/keys": done("admin_make_key", "A new API key; the answer is the only place where it stands.", ["name"], name=TEXT),
-        "/admin/api/keys/{number}/revoke": done("admin_revoke_key", "The key is good no more.", [], number=NUMBER),
+        "/admin/api/keys": done("admin_make_key", "A new API key; the answer is the only place where it stands.", ["name"], name=TEXT, **of_key),
+        "/admin/api/keys/{number}": done("admin_change_key", "Another role or other limits; what is not given stays.", [], number=NUMBER, **of_key),
+        "/admin/api/keys/{number}/revoke": {"post": operation(
+            "admin_revoke_key", "The key is good no more; its running answers may end, or are ended.", anything, CHANGING, security=SIGNED_IN,
+            parameters=[NUMBER, {"name": "streams", "in": "query", "schema": {"enum": ["end"]}}],
+        )},
         "/admin/api/keys/none": done("admin_open_to_all", "Forget revoked keys; where no key is good, none is needed any more.", []),
         "/admin/api/sessions/{number}/end": done("admin_end_session", "Sign somebody out.", [], number=NUMBER),
         "/admin/api/people": done("admin_add_person", "Somebody who may sign in.", ["name", "role", "password"], name=TEXT, role=ROLE, password=TEXT),

@@ -30,6 +30,7 @@ class Tally:
     def __init__(self, request: GenerationRequest, clock: Clock = monotonic) -> None:
         self.request = request
         self.finished: dict[int, Finished] = {}
+        self._unfinished: dict[int, int] = {}  # tokens seen, by sequence
         self.first_token_s: float | None = None
         self._clock = clock
         self._began = clock()
@@ -39,8 +40,14 @@ class Tally:
         if isinstance(event, Delta):
             if self.first_token_s is None:
                 self.first_token_s = self._clock() - self._began
+            self._unfinished[event.index] = self._unfinished.get(event.index, 0) + event.tokens
         elif isinstance(event, Finished):
             self.finished[event.index] = event
+            self._unfinished.pop(event.index, None)
+
+    def tokens(self) -> int:
+        """All of `usage`, and what came of answers that were cut off."""
+        return self.usage()["total_tokens"] + sum(self._unfinished.values())
 
     def usage(self) -> dict:
         """OpenAI's usage. A prompt counts once, however many choices it has; cached is what no choice computed."""
@@ -79,12 +86,16 @@ class Encoded:
 
     model: str
     texts: int
-    tokens: int | None = None
+    read: int | None = None
+
+    def tokens(self) -> int:
+        """All that were read."""
+        return self.read or 0
 
     def fields(self) -> dict[str, object]:
         """What the log line says; numbers only, never text."""
         found: dict[str, object] = {"model": self.model, "texts": self.texts}
-        return found if self.tokens is None else found | {"prompt_tokens": self.tokens}
+        return found if self.read is None else found | {"prompt_tokens": self.read}
 
 
 @dataclass(slots=True)

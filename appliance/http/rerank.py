@@ -8,12 +8,11 @@ from typing import Any
 from flask import Blueprint, Response
 
 from appliance.errors import InvalidRequest
-from appliance.http import schemas
 from appliance.http.answering import reply
 from appliance.http.contract import Services
 from appliance.http.encoding import compute, listed, new_id, texts, truncate, unwrapped, usage
 from appliance.http.fields import INT32_MAX
-from appliance.http.incoming import read_body
+from appliance.http.incoming import model_for, read_body
 from appliance.http.json_body import flag, integer, wrong
 from appliance.http.unsupported import unsupported
 
@@ -30,7 +29,7 @@ def blueprint(services: Services) -> Blueprint:
     @routes.post("/rerank")
     def rerank() -> Response:
         body = read_body()
-        model = services.pipeline.resolve(schemas.model_name(body), ("rerank",))
+        model = model_for(services, body, ("rerank",))
         query, documents = _query(body.get("query")), _documents(body)
         most = next((integer(body[name], name, 1, INT32_MAX) for name in TOP if body.get(name) is not None), len(documents))
         whole = flag(body, "return_documents")

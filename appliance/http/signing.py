@@ -7,31 +7,42 @@ from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, g, redirect, render_template, request
 
-from appliance.access.people import Role
-from appliance.access.service import Access
-from appliance.auth import Auth
+from appliance.access.people import Person, Role, Session
+from appliance.access.service import Signed
+from appliance.auth import Auth, sent_key
 from appliance.errors import ApplianceError, NotSignedIn, PermissionDenied
+from appliance.http import keys
 from appliance.http.contract import Services, needs, public
 from appliance.http.pages import guarded
 
 COOKIE = "appliance_session"
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-HOMES: dict[Role, str] = {"reviewer": "/admin/answers", "user": "/", "metrics": "/"}
+HOMES: dict[Role, str] = {"reviewer": "/admin/answers", "user": "/"}
 """Where those begin for whom the first admin page is not."""
-SIGN_IN, FIRST, HOME = "/admin/sign-in", "/admin/first", "/admin"
+SIGN_IN, FIRST, HOME, API = "/admin/sign-in", "/admin/first", "/admin", "/admin/api/"
 
 
-def check(access: Access, role: Role | Literal["any"]) -> None:
-    """Put who is signed in into `g.signed`. Raises NotSignedIn, PermissionDenied for another role or for a form of another site."""
-    signed = access.signed_in(request.cookies.get(COOKIE, ""))
-    if signed is None:
+def check(services: Services, role: Role | Literal["any"]) -> None:
+    """Put who is signed in into `g.signed`. A key with the role admin does for the API what a session of an admin does; browsers do not send
+    it by themselves, so no page has to be shown. Raises NotSignedIn, PermissionDenied for another role or for a form of another site, and what
+    `keys.identify` raises."""
+    signed = services.access.signed_in(request.cookies.get(COOKIE, ""))
+    if signed is None and request.path.startswith(API) and sent_key(request.headers):
+        signed = _by_key(services)
+    elif signed is None:
         raise NotSignedIn("Nobody is signed in.", remedy=f"Sign in at {SIGN_IN}.")
-    g.signed = signed  # before anything is refused: its cookie may have a new token
-    if request.method not in SAFE:
+    elif request.method not in SAFE:
+        g.signed = signed  # before anything is refused: its cookie may have a new token
         own_page()
+    g.signed = signed
     person = signed.session.person
     if role != "any" and person.role not in (role, "admin"):
         raise PermissionDenied(f"This needs the role {role}; {person.name} has {person.role}.", remedy="An administrator can change it.")
+
+
+def _by_key(services: Services) -> Signed:
+    key = keys.identify(services)
+    return Signed(Session(b"", Person(0, f"key {key.name}", key.role, "", 0.0, 0.0), 0.0, 0.0, 0.0, *_seen()))
 
 
 def own_name(auth: Auth) -> None:

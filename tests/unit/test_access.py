@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 
 from appliance.access import people, service
+from appliance.access.limits import Limits
 from appliance.access.service import Access
 from appliance.access.throttle import FREE, Throttle
+from appliance.db.migrations import Schema
+from appliance.db.writer import Writer
 from appliance.errors import AuthenticationFailed, InvalidRequest, PermissionDenied, TooManyTries
 
 PASSWORD = "correct horse battery"
@@ -184,7 +187,8 @@ def test_a_crowd_that_signs_in_hashes_two_at_a_time(access, monkeypatch):
 def test_a_box_that_had_keys_does_not_open_by_itself(access, tmp_path):
     assert access.key_digests() == ({}, False)
     number, key = access.make_key("till", "Ann")
-    assert access.key_digests() == ({people.digest_of(key): "till"}, True)
+    [(digest, kept)], needed = access.key_digests()[0].items(), access.key_digests()[1]
+    assert (digest, kept.name, needed) == (people.digest_of(key), "till", True)
     access.revoke_key(number, "Ann")
     assert access.key_digests() == ({}, True)
     assert Access(tmp_path, lambda level, words: None).key_digests() == ({}, True), "a file that is not open"
@@ -193,6 +197,25 @@ def test_a_box_that_had_keys_does_not_open_by_itself(access, tmp_path):
     for name in ("a/b", "anonymous", ""):
         with pytest.raises(InvalidRequest):
             access.make_key(name, "Ann")
+
+
+def test_a_file_of_the_first_version_keeps_its_keys_and_gets_limits_for_them(tmp_path):
+    old = Schema("access", people.SCHEMA.migrations[:2])
+    with Writer(tmp_path / service.FILE, old, precious=True, log=lambda level, words: None) as writer:
+        writer.do(lambda db: db.execute("INSERT INTO keys (name, digest, hint, made_by, created) VALUES ('till', ?, 'ak-', 'Ann', 1)", [b"x"]).rowcount, 5)
+        writer.do(lambda db: people.add(db, "Bob", "metrics", "hash", 1.0), 5)
+    access = Access(tmp_path, lambda level, words: None)
+    access.open()
+    try:
+        [key] = access.keys()
+        assert (key.name, key.role, key.limits) == ("till", "user", Limits())
+        access.change_key(key.id, "metrics", {"at_once": 2, "models": ("a", "b")}, "Ann")
+        access.change_key(key.id, None, {"expires": 5.0}, "Ann")
+        [key] = access.keys()
+        assert (key.role, key.limits) == ("metrics", Limits(at_once=2, models=("a", "b"), expires=5.0))
+        assert access.everybody()[0].role == "user", "metrics is a role of keys"
+    finally:
+        access.close()
 
 
 def test_pauses_double_up_to_a_limit_and_wrong_tries_are_forgotten(clock):

@@ -1,0 +1,167 @@
+"""What a key may do, how much of it, and until when: by the API and by its headers."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from in_process import OURS, administrator
+
+ENCODERS = {"/v1/embeddings": {"input": "x"}, "/v1/rerank": {"query": "x", "documents": ["y"]}, "/v1/classify": {"input": "x"}}
+CHAT = {"messages": [{"role": "user", "content": "hello"}]}
+WITH_A_MODEL = {
+    "/v1/chat/completions": CHAT, "/v1/completions": {"prompt": "x"}, **ENCODERS, "/tokenize": {"content": "x"}, "/detokenize": {"tokens": [1]},
+    "/apply-template": CHAT, "/v1/cache/explain": CHAT,
+}  # fmt: skip
+
+
+class Box:
+    """A service with an administrator, who makes and changes keys."""
+
+    def __init__(self, service) -> None:
+        self.service, self.admin = service, administrator(service)
+
+    def post(self, path: str, **body):
+        return self.admin.post(f"/admin/api/{path}", json=body, headers=OURS)
+
+    def key(self, name: str = "till", **how) -> tuple[int, dict[str, str]]:
+        made = self.post("keys", name=name, **how)
+        assert made.status_code == 200, made.text
+        return made.get_json()["number"], {"Authorization": f"Bearer {made.get_json()['key']}"}
+
+    def ask(self, headers, path: str = "/v1/chat/completions", body=CHAT, **more):
+        return self.service.client.post(path, json=body | more, headers=headers)
+
+
+@pytest.fixture
+def box(make_service) -> Box:
+    return Box(make_service(people=True))
+
+
+def test_the_limit_on_requests_is_refused_in_words_and_told_in_headers(box, check_error):
+    number, key = box.key(requests_per_minute=2)
+    answer = box.ask(key)
+    assert (answer.headers["x-ratelimit-limit-requests"], answer.headers["x-ratelimit-remaining-requests"]) == ("2", "1")
+    assert "x-ratelimit-limit-tokens" not in answer.headers
+    assert box.ask(key, stream=True).headers["x-ratelimit-remaining-requests"] == "0"
+    refused = box.ask(key)
+    words = check_error(refused, 429, "rate_limit_exceeded")
+    assert words["type"] == "rate_limit_error" and "till" in words["message"] and "2 requests a minute" in words["message"]
+    assert 55 <= int(refused.headers["Retry-After"]) <= 61
+    assert refused.headers["x-ratelimit-remaining-requests"] == "0" and refused.headers["x-ratelimit-reset-requests"].endswith("s")
+    assert box.service.client.get("/v1/models", headers=key).status_code == 200, "what only reads is not counted"
+    assert box.post(f"keys/{number}", requests_per_minute=None).status_code == 200
+    assert "x-ratelimit-limit-requests" not in box.ask(key).headers
+
+
+def test_tokens_of_answers_count_also_those_of_streams_that_were_left(box, check_error):
+    _, key = box.key(tokens_per_minute=1000)
+    used = box.ask(key).get_json()["usage"]["total_tokens"]
+    left = int(box.service.client.get("/v1/models", headers=key).headers["x-ratelimit-remaining-tokens"])
+    assert left == 1000 - used
+    stream = box.service.client.post("/v1/chat/completions", json=CHAT | {"stream": True}, headers=key, buffered=False)
+    for _ in zip(range(4), stream.response, strict=False):
+        pass
+    stream.close()
+    assert int(box.service.client.get("/v1/models", headers=key).headers["x-ratelimit-remaining-tokens"]) < left
+    _, key = box.key("other", tokens_per_minute=1)
+    assert box.ask(key).status_code == 200
+    check_error(box.ask(key), 429, "rate_limit_exceeded")
+
+
+def test_a_place_at_once_is_free_when_the_answer_has_ended(box, check_error):
+    _, key = box.key(at_once=1)
+    stream = box.service.client.post("/v1/chat/completions", json=CHAT | {"stream": True}, headers=key, buffered=False)
+    check_error(box.ask(key), 429, "rate_limit_exceeded")
+    stream.close()
+    assert box.ask(key).status_code == 200
+    assert box.ask(key, n="many").status_code == 400
+    assert box.ask(key).status_code == 200, "a request that was refused gives its place back as well"
+
+
+def test_a_key_may_use_the_models_of_its_list_only(make_service, check_error):
+    box = Box(make_service(people=True, models=("big", "small", "embed", "rerank", "classify")))
+    _, key = box.key(models="small, later")
+    names = [model["id"] for model in box.service.client.get("/v1/models", headers=key).get_json()["data"]]
+    assert names == ["small"]
+    assert box.ask(key).get_json()["model"] == "small", "the first that the key may use"
+    assert box.service.client.get("/v1/models/small", headers=key).status_code == 200
+    assert box.service.client.get("/v1/models/big", headers=key).status_code == 403
+    found = check_error(box.ask(key, model="big"), 403, "model_not_allowed", "model")
+    assert found["type"] == "permission_error" and "small, later" in found["message"] and "not big" in found["message"]
+    check_error(box.ask(key, model="later"), 404, "model_not_found", "model")
+    assert "big" not in box.ask(key, model="none").get_json()["error"]["message"]
+    _, key = box.key("lost", models=["gone"])
+    check_error(box.ask(key), 403, "model_not_allowed", "model")
+
+
+@pytest.mark.parametrize("path", WITH_A_MODEL)
+def test_no_endpoint_forgets_the_list_of_models(make_service, path, check_error, tmp_path):
+    box = Box(make_service(people=True, models=("fake", "embed", "rerank", "classify"), remember=tmp_path))
+    _, key = box.key(models=["small"])
+    check_error(box.ask(key, path, WITH_A_MODEL[path]), 403, "model_not_allowed", "model")
+    check_error(box.ask(key, path, WITH_A_MODEL[path], model="fake"), 403, "model_not_allowed", "model")
+
+
+def test_every_endpoint_that_computes_stands_in_the_table_above(box):
+    apart = {"/v1/cache/feedback"}  # of an answer that was given already
+    routes = {rule.rule for rule in box.service.app.url_map.iter_rules() if "POST" in rule.methods and not rule.rule.startswith("/admin")}
+    short = {path.removeprefix("/v1") for path in WITH_A_MODEL}
+    assert {path.removeprefix("/v1").removeprefix("/v2") for path in routes - apart} == short
+
+
+def test_an_expired_key_is_told_so(box, check_error, monkeypatch):
+    number, key = box.key(expires="2999-12-31")
+    assert box.ask(key).status_code == 200
+    monkeypatch.setattr(box.service.access, "_now", lambda: 32503680000.0)  # 3000-01-01
+    assert "2999-12-31" in check_error(box.ask(key), 401, "invalid_api_key")["message"]
+    monkeypatch.setattr(box.service.access, "_now", time.time)
+    assert box.post(f"keys/{number}", expires="").status_code == 200
+    [shown] = box.admin.get("/admin/api/access").get_json()["keys"]
+    assert shown["limits"]["expires"] is None and shown["role"] == "user"
+
+
+def test_a_key_for_metrics_reads_metrics_and_nothing_else(box, check_error):
+    _, key = box.key(role="metrics")
+    client = box.service.client
+    for path in ("/metrics", "/health", "/livez"):
+        assert client.get(path, headers=key).status_code == 200
+    check_error(client.get("/v1/models", headers=key), 403, "permission_denied")
+    check_error(box.ask(key), 403, "permission_denied")
+
+
+def test_a_key_of_an_admin_does_by_the_api_what_an_admin_does_and_opens_no_page(box, check_error):
+    _, key = box.key(role="admin")
+    client = box.service.client
+    assert client.get("/admin/api/access", headers=key).get_json()["keys"][0]["role"] == "admin"
+    made = client.post("/admin/api/keys", json={"name": "made by a program"}, headers=key)
+    assert made.status_code == 200 and "Set-Cookie" not in made.headers
+    assert box.admin.get("/admin/api/access").get_json()["keys"][0]["made_by"] == "key till"
+    assert client.get("/admin/access", headers=key).status_code == 302
+    _, user = box.key("user")
+    check_error(client.get("/admin/api/access", headers=user), 403, "permission_denied")
+    check_error(client.get("/admin/api/access", headers={"x-api-key": "guess"}), 401, "invalid_api_key")
+
+
+@pytest.mark.parametrize(
+    "body, param",
+    [({"requests_per_minute": -1}, "requests_per_minute"), ({"at_once": "many"}, "at_once"), ({"tokens_per_minute": 1.5}, "tokens_per_minute"), ({"models": 7}, "models"),
+     ({"models": ["a\n\x07"]}, "models"), ({"models": [1]}, "models[0]"), ({"models": ["a"] * 101}, "models"), ({"expires": "tomorrow"}, "expires"), ({"expires": "2001-01-01"}, "expires"),
+     ({"role": "reviewer"}, "role")],
+)  # fmt: skip
+def test_bad_limits_are_refused_in_words_and_change_nothing(box, check_error, body, param):
+    number, _ = box.key(requests_per_minute=7)
+    check_error(box.post(f"keys/{number}", **body), 400, "invalid_request", param)
+    check_error(box.post("keys", name="another", **body), 400, "invalid_request", param)
+    [shown] = box.admin.get("/admin/api/access").get_json()["keys"]
+    assert (shown["limits"]["requests_per_minute"], shown["role"]) == (7, "user")
+    assert box.post("keys/99", at_once=1).status_code == 404
+
+
+def test_what_is_not_given_stays_and_the_page_shows_it(box):
+    number, _ = box.key(at_once=3, models=["fake"], expires="2999-12-31")
+    box.post(f"keys/{number}", tokens_per_minute=500)
+    [shown] = box.admin.get("/admin/api/access").get_json()["keys"]
+    assert (shown["limits"]["at_once"], shown["limits"]["tokens_per_minute"], shown["limits"]["models"]) == (3, 500, ["fake"])
+    page = box.admin.get("/admin/access").text
+    assert 'value="500"' in page and 'value="2999-12-31"' in page and 'value="fake"' in page
