@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
@@ -165,3 +166,70 @@ def test_what_is_not_given_stays_and_the_page_shows_it(box):
     assert (shown["limits"]["at_once"], shown["limits"]["tokens_per_minute"], shown["limits"]["models"]) == (3, 500, ["fake"])
     page = box.admin.get("/admin/access").text
     assert 'value="500"' in page and 'value="2999-12-31"' in page and 'value="fake"' in page
+
+
+# -- revoking ------------------------------------------------------------------------------------------------------------
+
+
+LONG = {"messages": [{"role": "user", "content": "!long"}], "max_tokens": 4000}
+
+
+@pytest.fixture
+def slow_box(make_service) -> Box:
+    return Box(make_service(people=True, step_s=0.005, context_tokens=8192))
+
+
+def asking(box: Box, headers, **more) -> tuple[threading.Thread, list]:
+    """A long request on a thread, and where its answer will be."""
+    found: list = []
+    thread = threading.Thread(target=lambda: found.append(box.ask(headers, body=LONG, **more)))
+    thread.start()
+    return thread, found
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+def test_what_runs_with_a_revoked_key_is_ended_if_asked_and_says_why(slow_box, stream, wait_for, read_events, check_error):
+    number, key = slow_box.key()
+    _, other = slow_box.key("other")
+    mine, found = asking(slow_box, key, stream=stream)
+    theirs, kept = asking(slow_box, other, max_tokens=100)
+    wait_for(lambda: slow_box.service.outstanding() == 2)
+    began = time.monotonic()
+    assert slow_box.post(f"keys/{number}/revoke?streams=end").get_json() == {"revoked": number, "ended": 1}
+    mine.join(5)
+    assert time.monotonic() - began < 2.0
+    if stream:
+        error = read_events(found[0].data)[-1]["error"]
+        assert "till was revoked" in error["message"] and (error["type"], error["code"]) == ("authentication_error", "key_revoked")
+    else:
+        check_error(found[0], 401, "key_revoked")
+    check_error(slow_box.ask(key), 401, "invalid_api_key")
+    theirs.join(20)
+    assert kept[0].status_code == 200, "another key's answer goes on"
+
+
+def test_without_being_asked_a_running_answer_of_a_revoked_key_may_end(slow_box, wait_for, check_error, read_events):
+    number, key = slow_box.key()
+    thread, found = asking(slow_box, key, stream=True, max_tokens=60)
+    wait_for(lambda: slow_box.service.outstanding() == 1)
+    assert slow_box.post(f"keys/{number}/revoke").get_json()["ended"] == 0
+    check_error(slow_box.ask(key), 401, "invalid_api_key")
+    thread.join(20)
+    assert read_events(found[0].data)[-1] == "[DONE]"
+    number, _ = slow_box.key("another")
+    check_error(slow_box.post(f"keys/{number}/revoke?streams=all"), 400, "invalid_request", "streams")
+
+
+def test_a_request_to_an_encoder_is_ended_as_well(make_service, wait_for, check_error):
+    box = Box(make_service(people=True, models=("embed",)))
+    number, key = box.key()
+    line = box.service.pipeline.engines["embed"].admission
+    line.hold()  # it waits for its turn
+    found: list = []
+    thread = threading.Thread(target=lambda: found.append(box.ask(key, "/v1/embeddings", {"input": "x"})))
+    thread.start()
+    wait_for(lambda: line.waiting == 1)
+    assert box.post(f"keys/{number}/revoke?streams=end").get_json()["ended"] == 1
+    thread.join(2)
+    check_error(found[0], 401, "key_revoked")
+    assert line.waiting == 0
