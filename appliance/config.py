@@ -10,7 +10,7 @@ import difflib
 import ipaddress
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -203,8 +203,10 @@ def load_config(
     flags: Mapping[str, Any] | None = None,
     env: Mapping[str, str] | None = None,
     file: Path | None = None,
+    has_keys: Callable[[Path], bool] = lambda folder: False,
 ) -> Config:
-    """Merge flags, environment and files. `file` overrides where the main file is looked for.
+    """Merge flags, environment and files. `file` overrides where the main file is looked for. has_keys: whether there are keys in a data
+    folder, which count as the configuration's own do where the service listens to other machines.
 
     Raises ConfigError that lists every mistake found, one a line.
     """
@@ -232,7 +234,7 @@ def load_config(
             except ConfigError as error:
                 mistakes.append(f"{source}: {error}" if source != "flag" else f"{BY_NAME[name].flag}: {error}")
     if not mistakes:
-        mistakes += _conflicts(values)
+        mistakes += _conflicts(values, has_keys)
     if mistakes:
         raise ConfigError("\n".join(mistakes))
     return Config(values, sources)
@@ -291,13 +293,18 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"  # any other name, 127.example.com too, may be anybody's address
 
 
-def _conflicts(values: Mapping[str, Any]) -> list[str]:
+def needs_key(config: Config, host: str) -> bool:
+    """Whether nobody may be served without a key there: other machines are never by default."""
+    return not (is_loopback(host) or config.allow_anonymous)
+
+
+def _conflicts(values: Mapping[str, Any], has_keys: Callable[[Path], bool]) -> list[str]:
     """Mistakes that concern several settings together."""
-    found = []
-    if not is_loopback(values["host"]) and not (values["api_key"] or values["api_key_file"] or values["allow_anonymous"]):
+    found, config = [], Config(values)
+    if needs_key(config, config.host) and not (config.api_key or config.api_key_file or has_keys(data_dir(config))):
         found.append(
             f"host = {values['host']} serves other machines but no API key is set. "
-            "Set --api-key-file, or --allow-anonymous if everybody may use it."
+            "Make one at /admin/access first, set --api-key-file, or --allow-anonymous if everybody may use it."
         )
     if bool(values["tls_cert"]) != bool(values["tls_key"]):
         found.append("tls_cert and tls_key go together; only one of them is set.")

@@ -17,7 +17,7 @@ from appliance.cache.lookup import Options
 from appliance.cache.policy import read_shares
 from appliance.cache.service import Cache
 from appliance.clock import monotonic, unix_seconds
-from appliance.config import Config, data_dir, is_loopback, load_config
+from appliance.config import Config, data_dir, load_config, needs_key
 from appliance.engine.supervisor import Supervisor
 from appliance.engine.topology import observed_placement, read_topology
 from appliance.errors import ApplianceError, ConfigError
@@ -156,7 +156,11 @@ class Services:
     def renew_auth(self) -> None:
         """Keys were made or revoked. Raises StorageFailed."""
         with self._keys:
-            self.auth = self.auth.with_made(*self.access.key_digests())
+            self._take_keys(self.auth, self.config)
+
+    def _take_keys(self, auth: Auth, config: Config) -> None:
+        made, closed = self.access.key_digests()
+        self.auth = auth.with_made(made, closed or needs_key(config, self._bound_host))  # where others reach it, it never opens by itself
 
     def _tick_cache(self) -> None:
         if self.cache:
@@ -180,9 +184,8 @@ class Services:
         """Take over what can change while running. An invalid configuration is told and the old one kept."""
         try:
             fresh = self._reload_config()
-            made = self.access.key_digests()
-            auth = Auth.from_config(fresh).with_made(*made)
-            if not (auth.required or fresh.allow_anonymous or is_loopback(self._bound_host)):
+            auth = Auth.from_config(fresh)
+            if needs_key(fresh, self._bound_host) and not auth.with_made(*self.access.key_digests()).required:
                 raise ConfigError(
                     f"The service listens on {self._bound_host}, and without a key everybody there could use it.",
                     remedy="Keep a key, set allow_anonymous, or restart with another host.",
@@ -191,7 +194,7 @@ class Services:
             log("error", f"The configuration was not reloaded, the old one stays: {error}")
             return
         with self._keys:
-            self.auth = auth.with_made(*self.access.key_digests())
+            self._take_keys(auth, fresh)
         self.pipeline.timeout_s = fresh.request_timeout_s
         if self.cache:
             self.cache.set_budget(fresh.max_wrong_hits / 100)

@@ -134,7 +134,7 @@ class Server:
             return "Listening on" in self.log
 
         wait_until(told, START_S, "the address")
-        self.port = int(re.search(r"Listening on https?://127\.0\.0\.1:(\d+)", self.log)[1])
+        self.port = int(re.search(r"Listening on https?://127[.\d]+:(\d+)", self.log)[1])
 
     def wait_healthy(self) -> None:
         """Until /health says ok."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from appliance.access import people
 from appliance.access.limits import Limits, Turns
 from appliance.access.people import Key, Person, Role, Session, Visit, checked_name
 from appliance.access.throttle import Throttle
-from appliance.db.connection import Readers
+from appliance.db.connection import Readers, open_for_reading
 from appliance.db.writer import Writer
 from appliance.errors import (
     ApplianceError,
@@ -56,6 +57,19 @@ class Signed:
 
     session: Session
     token: str | None = None
+
+
+def has_keys(folder: Path) -> bool:
+    """Whether keys were ever made in this data folder, so that the service will serve nobody without one. For before it is open; a file that
+    cannot be read counts, because the service does not open by itself then either. Changes nothing."""
+    path = folder / FILE
+    if not path.is_file():
+        return False
+    try:
+        with closing(open_for_reading(path)) as db:
+            return "keys" in db.table_names() and people.keys_ever(db)
+    except sqlite3.Error:
+        return True
 
 
 class Access:

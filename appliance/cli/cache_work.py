@@ -37,7 +37,8 @@ FILES: dict[str, tuple[str, Schema, bool]] = {
 
 
 def _folder(arguments: argparse.Namespace) -> Path:
-    return data_dir(load_config({"data_dir": arguments.data_dir, "config": arguments.config}))
+    config = load_config({"data_dir": arguments.data_dir, "config": arguments.config}, has_keys=lambda folder: True)  # it serves nobody
+    return data_dir(config)
 
 
 @contextmanager

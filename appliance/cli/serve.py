@@ -48,7 +48,9 @@ def add_flag(group: Any, setting: Setting) -> None:
 
 def configuration(arguments: argparse.Namespace) -> Config:
     """The merged configuration of a command line. Raises ConfigError."""
-    return load_config({s.name: getattr(arguments, s.name) for s in SETTINGS})
+    from appliance.access.service import has_keys  # imports werkzeug and sqlite-utils: only when it is needed
+
+    return load_config({s.name: getattr(arguments, s.name) for s in SETTINGS}, has_keys=has_keys)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from flask import Blueprint, Response, g, render_template, request
 
 from appliance.access.limits import Limits
 from appliance.access.people import KEY_ROLES, ROLES, Person, Role
+from appliance.config import needs_key
 from appliance.errors import InvalidRequest
 from appliance.http.admin_answers import expires
 from appliance.http.answering import reply
@@ -88,6 +89,11 @@ def blueprint(services: Services) -> Blueprint:
     @needs("admin")
     def open_to_all() -> Response:
         """Forget the revoked keys; where no key is good, none is needed any more."""
+        if needs_key(services.config, services.began_with.host):
+            raise InvalidRequest(
+                f"The service listens on {services.began_with.host}, and without a key everybody there could use it.",
+                remedy="Make a key, or set allow_anonymous.",
+            )
         services.access.open_to_all(_by())
         services.renew_auth()
         return reply({"key_required": services.auth.required})

@@ -168,6 +168,14 @@ def test_what_is_not_given_stays_and_the_page_shows_it(box):
     assert 'value="500"' in page and 'value="2999-12-31"' in page and 'value="fake"' in page
 
 
+def test_a_box_that_others_reach_is_not_opened_to_all(make_service, check_error):
+    box = Box(make_service(people=True, host="192.0.2.1"))
+    number, key = box.key()
+    box.post(f"keys/{number}/revoke")
+    assert "allow_anonymous" in check_error(box.post("keys/none"), 400, "invalid_request")["message"]
+    check_error(box.ask(key), 401, "invalid_api_key")
+
+
 # -- revoking ------------------------------------------------------------------------------------------------------------
 
 

@@ -199,6 +199,23 @@ def test_a_box_that_had_keys_does_not_open_by_itself(access, tmp_path):
             access.make_key(name, "Ann")
 
 
+def test_keys_are_found_before_the_file_is_open_and_a_file_that_cannot_be_read_counts(access, tmp_path):
+    assert not service.has_keys(tmp_path / "nowhere") and not service.has_keys(tmp_path)
+    number, _ = access.make_key("till", "Ann")
+    assert service.has_keys(tmp_path)
+    access.revoke_key(number, "Ann")
+    assert service.has_keys(tmp_path), "else nobody could make another key in the admin page"
+    access.open_to_all("Ann")
+    assert not service.has_keys(tmp_path)
+    broken, first = tmp_path / "broken", tmp_path / "first"
+    for folder in (broken, first):
+        folder.mkdir()
+    (broken / service.FILE).write_text("no database, but something else that is long enough to be taken for one" * 20)
+    assert service.has_keys(broken)
+    Writer(first / service.FILE, Schema("access", people.SCHEMA.migrations[:1]), precious=True, log=lambda level, words: None).close()
+    assert not service.has_keys(first), "a file from before there were keys"
+
+
 def test_a_file_of_the_first_version_keeps_its_keys_and_gets_limits_for_them(tmp_path):
     old = Schema("access", people.SCHEMA.migrations[:2])
     with Writer(tmp_path / service.FILE, old, precious=True, log=lambda level, words: None) as writer:

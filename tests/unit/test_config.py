@@ -156,6 +156,12 @@ def test_other_machines_are_not_served_without_a_key(tmp_path):
     assert mistakes(flags={"host": "0.0.0.0", "api_key": [""]}), "an empty key is none"
 
 
+def test_keys_of_the_data_folder_are_keys_too(tmp_path):
+    asked = []
+    load_config({"host": "0.0.0.0", "data_dir": str(tmp_path)}, {}, has_keys=lambda folder: bool(asked.append(folder)) or True)
+    assert asked == [tmp_path]
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "localhost", "LOCALHOST", "0:0:0:0:0:0:0:1"])
 def test_loopback_addresses_are_known(host):
     assert is_loopback(host)

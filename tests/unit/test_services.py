@@ -44,6 +44,40 @@ def test_a_reload_may_drop_the_keys_on_loopback(tmp_path):
     assert not services.auth.required
 
 
+def test_where_others_reach_it_the_box_is_never_open_by_itself(tmp_path):
+    flags = {"host": "0.0.0.0", "engine": "fake", "model": ["x"], "data_dir": str(tmp_path)}
+    config = load_config(flags, {}, has_keys=lambda folder: True)
+    services = Services(config, lambda: config)
+    services.access.open()
+    try:
+        services.renew_auth()
+        assert services.auth.required, "although there is no key at all"
+        number, _ = services.access.make_key("till", "Ann")
+        services.reload()
+        services.access.revoke_key(number, "Ann")
+        services.access.open_to_all("Ann")
+        services.renew_auth()
+        assert services.auth.required
+    finally:
+        services.access.close()
+
+
+def test_a_reload_counts_the_keys_of_the_admin_page(caplog, tmp_path):
+    flags = {"host": "0.0.0.0", "engine": "fake", "model": ["x"], "data_dir": str(tmp_path)}
+    fresh = load_config(flags | {"queue_size": 5}, {}, has_keys=lambda folder: True)
+    services = Services(load_config(flags | {"api_key": ["k"]}, {}), lambda: fresh)
+    services.access.open()
+    try:
+        with caplog.at_level(logging.ERROR, "appliance"):
+            services.reload()
+        assert services.config is not fresh and "old one stays" in caplog.text
+        services.access.make_key("till", "Ann")
+        services.reload()
+        assert services.config is fresh and services.auth.required
+    finally:
+        services.access.close()
+
+
 def services(monkeypatch, cpus: int, **flags) -> Services:
     box = Topology(tuple(LogicalCpu(n, n) for n in range(cpus)), online_cpus=cpus)
     monkeypatch.setattr(services_module, "read_topology", lambda: box)
