@@ -77,7 +77,7 @@ class Access:
 
     def __init__(self, folder: Path, log: Callable[[str, str], None], *, now: Callable[[], float] = time.time) -> None:
         self._folder, self._log, self._now = folder, log, now
-        self._tries, self._names = Throttle(now), Throttle(now, LONGEST_BY_NAME_S)
+        self._tries, self._names, self._wrong_keys = Throttle(now), Throttle(now, LONGEST_BY_NAME_S), Throttle(now)
         self._hashes = threading.BoundedSemaphore(HASHES)
         self.turns = Turns()
         self._opened = False
@@ -206,6 +206,15 @@ class Access:
         with self._readers.reading() as db:
             return people.key_digests(db), people.keys_ever(db)
 
+    def wrong_key(self, address: str) -> None:
+        """An unknown key came from there. Raises TooManyTries after some. A right one is never asked about: behind one address there may be a
+        whole clinic. So this does not make guessing hopeless, 240 random bits do; it tells who has the wrong key, here and in the log."""
+        where = f"address {_network(address)}"
+        _pause(self._wrong_keys.pause_s(where), "Too many wrong keys came from this address; a right one is still taken.")
+        self._wrong_keys.failed(where)
+        if pause_s := self._wrong_keys.pause_s(where):
+            self._log("warning", f"Unknown keys come from {address}; the next ones are refused with 429 for {pause_s:.0f} s.")
+
     def has_expired(self, limits: Limits) -> bool:
         """Whether a key with these limits is good no more."""
         return limits.expires is not None and limits.expires <= self._now()
@@ -322,9 +331,9 @@ class Access:
             self._hashes.release()
 
 
-def _pause(seconds: float) -> None:
+def _pause(seconds: float, message: str = "Too many wrong tries.") -> None:
     if seconds > 0:
-        raise TooManyTries("Too many wrong tries.", remedy=f"Try again in {max(1, round(seconds))} s.", retry_after_s=seconds)
+        raise TooManyTries(message, remedy=f"Try again in {max(1, round(seconds))} s.", retry_after_s=seconds)
 
 
 def _network(address: str) -> str:

@@ -1,4 +1,4 @@
-"""How often passwords may be tried: after some wrong ones of a name or from an address, the next is not looked at for a while. Pure."""
+"""How often passwords and keys may be tried: after some wrong ones of a name or from an address, the next is not looked at for a while. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 FREE = 5
-"""Wrong passwords in a row before the first pause."""
+"""Wrong ones in a row before the first pause."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 900.0
 FORGET_S = 3600.0
 MOST_KEPT = 10_000

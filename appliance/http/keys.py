@@ -8,7 +8,7 @@ from typing import Any
 from flask import Response, g, request
 
 from appliance.access.limits import CHANGE
-from appliance.auth import Principal
+from appliance.auth import Principal, sent_key
 from appliance.clock import utc_date
 from appliance.errors import AuthenticationFailed, PermissionDenied
 from appliance.http.client_watch import ClientWatch
@@ -31,7 +31,12 @@ def check(services: Services, view: Callable[..., Any]) -> None:
 
 def identify(services: Services) -> Principal:
     """Whose key it is; the log line has the name. Raises AuthenticationFailed, TooManyTries."""
-    principal = services.auth.identify(request.headers)
+    try:
+        principal = services.auth.identify(request.headers)
+    except AuthenticationFailed:
+        if sent_key(request.headers):  # to send none is no guess
+            services.access.wrong_key(request.remote_addr or "")
+        raise
     g.story.principal = principal.name
     if services.access.has_expired(principal.limits):
         raise AuthenticationFailed(f"The key {principal.name} was good until {utc_date(principal.limits.expires - 1)}.", remedy=CHANGE)

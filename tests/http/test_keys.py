@@ -6,7 +6,9 @@ import threading
 import time
 
 import pytest
-from in_process import OURS, administrator
+from in_process import OURS, PASSWORD, administrator
+
+from appliance.access.throttle import FREE
 
 ENCODERS = {"/v1/embeddings": {"input": "x"}, "/v1/rerank": {"query": "x", "documents": ["y"]}, "/v1/classify": {"input": "x"}}
 CHAT = {"messages": [{"role": "user", "content": "hello"}]}
@@ -174,6 +176,38 @@ def test_a_box_that_others_reach_is_not_opened_to_all(make_service, check_error)
     box.post(f"keys/{number}/revoke")
     assert "allow_anonymous" in check_error(box.post("keys/none"), 400, "invalid_request")["message"]
     check_error(box.ask(key), 401, "invalid_api_key")
+
+
+# -- guessing ------------------------------------------------------------------------------------------------------------
+
+
+def test_guessed_keys_are_slowed_down_and_a_right_one_always_passes(box, check_error):
+    _, key = box.key()
+    wrong = {"Authorization": "Bearer guess"}
+    for _ in range(FREE):
+        check_error(box.ask(wrong), 401, "invalid_api_key")
+        assert box.ask(key).status_code == 200
+    refused = box.ask({"x-api-key": "another guess"})
+    words = check_error(refused, 429, "too_many_tries")
+    assert "a right one is still taken" in words["message"] and 1 <= int(refused.headers["Retry-After"]) <= 2
+    check_error(box.service.client.get("/admin/api/now", headers=wrong), 429, "too_many_tries")
+    assert box.ask(key).status_code == 200
+    check_error(box.ask({}), 401, "invalid_api_key")
+    elsewhere = box.service.client.get("/v1/models", headers=wrong, environ_base={"REMOTE_ADDR": "192.0.2.7"})
+    assert elsewhere.status_code == 401
+    assert box.service.client.post("/admin/sign-in", data={"name": "Ann", "password": PASSWORD}, headers=OURS).status_code == 303, "it is another door"
+
+
+def test_the_pauses_of_wrong_keys_get_longer_and_end(make_service, check_error, monkeypatch):
+    client, now = (service := make_service(api_key=("right",))).client, time.time()
+    monkeypatch.setattr(service.access._wrong_keys, "_now", lambda: now)
+    pauses = []
+    for _ in range(FREE + 4):
+        while client.get("/v1/models", headers={"x-api-key": "wrong"}).status_code != 401:
+            now += 1
+            pauses[-1] += 1
+        pauses.append(0)
+    assert pauses[FREE - 1 :] == [2, 4, 8, 16, 0]
 
 
 # -- revoking ------------------------------------------------------------------------------------------------------------
