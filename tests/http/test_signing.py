@@ -82,19 +82,6 @@ def test_a_browser_without_fetch_metadata_names_its_origin(box):
     assert client.post("/admin/sign-in", data={"name": "Ann", "password": PASSWORD}, headers={"Origin": "http://localhost"}).status_code == 303
 
 
-@pytest.mark.parametrize("role", ["reviewer", "user"])
-def test_another_role_reaches_no_page_of_admins(box, role):
-    box.access.add("Bob", role, PASSWORD)
-    client = box.client
-    sign_in(client, name="Bob")
-    for rule in box.app.url_map.iter_rules():
-        view = box.app.view_functions[rule.endpoint]
-        if getattr(view, "role", None) == "admin":
-            for method in rule.methods - {"HEAD", "OPTIONS"}:
-                answer = client.open(rule.rule.replace("<int:number>", "1"), method=method, headers=OURS)
-                assert answer.status_code == 403, (method, rule.rule)
-
-
 @pytest.mark.parametrize("role", ["admin", "reviewer", "user"])
 def test_everybody_can_sign_out(box, role):
     box.access.add("Bob", role, PASSWORD)
