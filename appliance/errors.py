@@ -8,8 +8,10 @@
     |  |- NotFound                404  not_found
     |  |  `- ModelNotFound        404  model_not_found
     |  |- MethodNotAllowed        405  method_not_allowed
+    |  |- IdempotencyKeyInUse     409  idempotency_key_in_use  Retry-After
     |  |- BodyTooLarge            413  body_too_large
-    |  `- UnsupportedMediaType    415  unsupported_media_type
+    |  |- UnsupportedMediaType    415  unsupported_media_type
+    |  `- IdempotencyKeyReused    422  idempotency_key_reused
     |- AuthenticationFailed       401  invalid_api_key
     |  |- NotSignedIn             401  not_signed_in
     |  `- KeyRevoked              401  key_revoked
@@ -125,6 +127,12 @@ class MethodNotAllowed(InvalidRequest):
     status, code = 405, "method_not_allowed"
 
 
+class IdempotencyKeyInUse(InvalidRequest):
+    """The first request with this Idempotency-Key is still being answered."""
+
+    status, code = 409, "idempotency_key_in_use"
+
+
 class BodyTooLarge(InvalidRequest):
     """The body is larger than `max_body_bytes`."""
 
@@ -135,6 +143,12 @@ class UnsupportedMediaType(InvalidRequest):
     """The body is not JSON."""
 
     status, code = 415, "unsupported_media_type"
+
+
+class IdempotencyKeyReused(InvalidRequest):
+    """This Idempotency-Key came with another request before."""
+
+    status, code = 422, "idempotency_key_reused"
 
 
 class AuthenticationFailed(ApplianceError):

@@ -19,6 +19,7 @@ from appliance.http import (
     classify,
     errors,
     health,
+    idempotency,
     keys,
     linger,
     openai_chat,
@@ -58,8 +59,10 @@ def create_app(services: Services) -> Flask:
         app.register_blueprint(family.blueprint(services))
     errors.register(app)
 
+    replays = idempotency.Replays()
+
     @app.before_request
-    def begin() -> None:
+    def begin() -> Response | None:
         view = app.view_functions.get(request.endpoint or "")
         open_to_all = is_public(view)
         route = request.url_rule.rule if request.url_rule else "unmatched"
@@ -74,10 +77,13 @@ def create_app(services: Services) -> Flask:
             g.story.principal = g.signed.session.person.name
         elif view is not None and not open_to_all:
             keys.check(services, view)
+            return idempotency.begin(replays)
+        return None
 
     @app.after_request
     def end(response: Response) -> Response:
         story: Story = g.story
+        idempotency.finish(response)
         response.headers["x-request-id"] = story.id
         response.headers["X-Content-Type-Options"] = "nosniff"
         if g.get("signed") and g.signed.token:

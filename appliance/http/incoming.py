@@ -15,7 +15,9 @@ from appliance.http.json_body import parse_body, read_bytes
 
 def read_body() -> dict[str, Any]:
     """The request's JSON object; notes that the body was read."""
-    raw = read_bytes(request)
+    raw = g.pop("body", None)  # `idempotency` has read it already
+    if raw is None:
+        raw = read_bytes(request)
     g.story.body_read = True
     return parse_body(raw, request.mimetype)
 

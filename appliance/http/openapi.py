@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import Blueprint, Response
 
-from appliance.http import openapi_admin
+from appliance.http import idempotency, openapi_admin
 from appliance.http.answering import reply
 from appliance.http.caching import MOST_NAME_CHARS, MOST_S, MOST_TAGS
 from appliance.http.classify import MAX_LABELS
@@ -26,11 +26,13 @@ TOKENS: Schema = {"type": "array", "items": {"type": "integer", "minimum": 0, "m
 STATUSES = {
     "400": "The request cannot be served as it is written; `param` names the field.",
     "401": "No key, or not a valid one.",
-    "403": "Signed in with another role, or asked by a page of another site.",
+    "403": "The key or the role may not do this or use this model, or a page of another site asked.",
     "404": "No such model.",
+    "409": "The first request with this Idempotency-Key is being answered; Retry-After says when to ask again.",
     "413": "The body is larger than max_body_bytes.",
     "415": "The body is not JSON.",
-    "429": "The queue is full; Retry-After says when to come back.",
+    "422": "This Idempotency-Key came with another request before.",
+    "429": "The queue is full, or the key has used what it may in a minute; Retry-After says when to come back.",
     "500": "A mistake in the server; its log has the reason.",
     "503": "The model is loading, has failed, or the service is stopping; with Retry-After.",
     "504": "Cache-Control: only-if-cached, and no answer is remembered.",
@@ -76,7 +78,7 @@ def document(key_needed: bool) -> Schema:
 
 def _error(code: str, text: str) -> Schema:
     headers = {"x-request-id": {"schema": STRING}}
-    if code in ("429", "503"):
+    if code in ("409", "429", "503"):
         headers["Retry-After"] = {"description": "Seconds.", "schema": COUNT}
     return {"description": text, "headers": headers, "content": _json({"$ref": "#/components/schemas/Error"})}
 
@@ -105,7 +107,8 @@ def _operation(
 
 
 def _paths() -> Schema:
-    posting = ("400", "401", "404", "413", "415", "500", "503")
+    posting = ("400", "401", "403", "404", "413", "415", "429", "500", "503")
+    computing = (*posting, "409", "422")
     priority = {
         "name": "X-Priority",
         "in": "header",
@@ -118,6 +121,12 @@ def _paths() -> Schema:
         "description": "no-cache: compute a new answer. no-store: do not remember it. max-age=SECONDS: no older one. only-if-cached: compute none.",
         "schema": {"type": "string", "pattern": "^(no-cache|no-store|only-if-cached|max-age=[0-9]{1,9})?$"},
     }
+    repeated = {
+        "name": idempotency.HEADER,
+        "in": "header",
+        "description": "The same key with the same body gives the first answer again, for 24 h.",
+        "schema": {"type": "string", "pattern": "^[ -~]+$", "maxLength": idempotency.LONGEST_KEY},
+    }
     model = {"name": "model", "in": "path", "required": True, "schema": STRING}
     paths: Schema = {}
 
@@ -127,7 +136,7 @@ def _paths() -> Schema:
             operation = name[0].lower() + name[1:] + ("" if prefix else "Short")
             paths[prefix + path] = {
                 "post": _operation(
-                    operation, summary, answer, (*posting, "429", "504"), f"{name}Request", parameters=[priority, remembered]
+                    operation, summary, answer, (*computing, "504"), f"{name}Request", parameters=[priority, remembered, repeated]
                 )
             }
 
@@ -140,16 +149,15 @@ def _paths() -> Schema:
     ):
         for prefix, more in (("/v1", ""), ("/v2", "V2"), ("", "Short")):
             if prefix != "/v2" or path == "rerank":
-                statuses = (*posting, "429")
-                operation = _operation(path + more, text, _ref(f"{name}Answer"), statuses, f"{name}Request", parameters=[priority])
+                operation = _operation(path + more, text, _ref(f"{name}Answer"), computing, f"{name}Request", parameters=[priority, repeated])
                 paths[f"{prefix}/{path}"] = {"post": operation}
     for prefix in ("/v1", ""):
         short = "" if prefix else "Short"
         paths[f"{prefix}/models"] = {
-            "get": _operation(f"models{short}", "The models served.", _ref("ModelList"), ("401",))
+            "get": _operation(f"models{short}", "The models served.", _ref("ModelList"), ("401", "403"))
         }
         paths[f"{prefix}/models/{{model}}"] = {
-            "get": _operation(f"model{short}", "One model.", _ref("Model"), ("401", "404"), parameters=[model])
+            "get": _operation(f"model{short}", "One model.", _ref("Model"), ("401", "403", "404"), parameters=[model])
         }
         for path, verb, text in (
             ("tokenize", "Tokenize", "Text to token ids."),
@@ -165,7 +173,7 @@ def _paths() -> Schema:
     for name, text in (("explain", "Why a request is or is not answered from memory."), ("feedback", "Was a remembered answer right?")):
         operation = _operation(f"cache_{name}", text, _ref(f"Cache{name.title()}Answer"), posting, f"Cache{name.title()}Request")
         paths[f"/v1/cache/{name}"] = {"post": operation}
-    paths["/v1/cache/stats"] = {"get": _operation("cache_stats", "Numbers of the cache.", _json({"type": "object"}), ("401", "503"))}
+    paths["/v1/cache/stats"] = {"get": _operation("cache_stats", "Numbers of the cache.", _json({"type": "object"}), ("401", "403", "503"))}
     paths |= openapi_admin.paths(_operation)
     paths["/readyz"] = {
         "get": _operation("readyz", "Is a model ready, and does it move?", _ref("Readiness"), ("503",), security=[])
@@ -173,7 +181,7 @@ def _paths() -> Schema:
     paths["/metrics"] = {
         "get": _operation("metrics", "Numbers for Prometheus.", {"text/plain": {"schema": STRING}}, ("401",))
     }
-    paths["/openapi.json"] = {"get": _operation("openapi", "This description.", _json({"type": "object"}), ("401",))}
+    paths["/openapi.json"] = {"get": _operation("openapi", "This description.", _json({"type": "object"}), ("401", "403"))}
     return paths
 
 
