@@ -160,7 +160,8 @@ class Box:
         took["line"] = "".join(filter(str.isprintable, took["line"]))  # the log writes all else as escapes
         logs.RECENT._lines.clear()
         logs.RECENT.emit(logging.makeLogRecord({"levelno": logging.INFO, "levelname": "INFO", "msg": took["line"]}))
-        took["key"] = self.named(client, "keys", f"{words['key']} ~key~")
+        models = ["".join(filter(str.isprintable, words["key"]))[-60:]]
+        took["key"] = self.named(client, "keys", f"{words['key']} ~key~", models=models)
         return client, took
 
     def visit(self, words: dict[str, str]) -> dict[str, Counter[str]]:
