@@ -240,6 +240,11 @@ def load_config(
     return Config(values, sources)
 
 
+def load_for_work(flags: Mapping[str, Any]) -> Config:
+    """As `load_config`, for a command that serves nobody: where the service listens, and whether it has a key, is nothing to it."""
+    return load_config(flags, has_keys=lambda folder: True)
+
+
 def _first_path(name: str, *layers: Mapping[str, Any]) -> Path | None:
     """The strongest layer's value, where it is one; a mistake in it is told later."""
     found = next((layer[name] for layer in layers if layer.get(name)), None)

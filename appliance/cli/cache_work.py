@@ -19,7 +19,7 @@ from appliance.cache import answers, exchange, reviewed
 from appliance.cache.answers import Selection
 from appliance.cache.service import ANSWERS_FILE, STATE_FILE
 from appliance.clock import utc_date
-from appliance.config import data_dir, load_config
+from appliance.config import data_dir, load_for_work
 from appliance.db.connection import Readers
 from appliance.db.migrations import Schema
 from appliance.db.writer import Writer
@@ -37,7 +37,7 @@ FILES: dict[str, tuple[str, Schema, bool]] = {
 
 
 def _folder(arguments: argparse.Namespace) -> Path:
-    config = load_config({"data_dir": arguments.data_dir, "config": arguments.config}, has_keys=lambda folder: True)  # it serves nobody
+    config = load_for_work({"data_dir": arguments.data_dir, "config": arguments.config})
     return data_dir(config)
 
 

@@ -17,7 +17,7 @@ from appliance.catalog import Catalog, CatalogModel
 from appliance.cli import factory
 from appliance.cli.progress import Bar
 from appliance.cli.serve import add_flag
-from appliance.config import BY_NAME, Config, load_config
+from appliance.config import BY_NAME, Config, load_for_work
 from appliance.engine.topology import read_topology
 from appliance.errors import ApplianceError, InvalidRequest, ModelFileError
 from appliance.factory import certify
@@ -92,7 +92,7 @@ def _no_action(parser: argparse.ArgumentParser) -> int:
 
 
 def _config(arguments: argparse.Namespace) -> Config:
-    return load_config({name: getattr(arguments, name, None) for name in SETTINGS}, has_keys=lambda folder: True)  # it serves nobody
+    return load_for_work({name: getattr(arguments, name, None) for name in SETTINGS})
 
 
 def run_list(arguments: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 from appliance.cli.serve import add_flag
 from appliance.clock import utc_date
-from appliance.config import BY_NAME, data_dir, load_config
+from appliance.config import BY_NAME, data_dir, load_for_work
 from appliance.errors import InvalidRequest, NotFound
 from appliance.storage import in_words
 
@@ -63,7 +63,7 @@ def _add_password(parser: argparse.ArgumentParser) -> None:
 def _access(arguments: argparse.Namespace) -> Iterator[Any]:
     from appliance.access.service import Access
 
-    config = load_config({name: getattr(arguments, name) for name in SETTINGS})
+    config = load_for_work({name: getattr(arguments, name) for name in SETTINGS})
     access = Access(data_dir(config), lambda level, words: None)
     try:
         try:

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from appliance import catalog, manifest
 from appliance.cli.progress import Bar
-from appliance.config import Config, load_config
+from appliance.config import Config, load_for_work
 from appliance.errors import InvalidRequest, ModelFileError, ModelFileMissing, PermissionDenied, Unavailable
 from appliance.factory.convert_onnx import MODEL
 from appliance.intake.facts import plain
@@ -71,7 +71,7 @@ def word(text: str) -> str:
 
 def config_of(arguments: argparse.Namespace) -> Config:
     """The configuration, for the data folder."""
-    return load_config({"data_dir": arguments.data_dir, "config": arguments.config}, has_keys=lambda folder: True)  # it serves nobody
+    return load_for_work({"data_dir": arguments.data_dir, "config": arguments.config})
 
 
 def find(text: str, arguments: argparse.Namespace) -> Subject:

@@ -60,7 +60,7 @@ def locked(layout: Layout) -> Iterator[None]:
 
 def install(bundle: Bundle, layout: Layout, host: Host, wishes: Wishes, tell: Tell) -> None:
     """A fresh box, a newer version, or the same once more. Raises NotReady, BadBundle, StepFailed, StorageFailed; the service that ran
-    before still runs then, and of a first installation nothing is left."""
+    before still runs then. Of a first installation nothing is left, unless all went well but the service's own start."""
     manifest = bundle.manifest
     current, port = layout.installed(layout.current), wishes.port if not (layout.config / "config.toml").exists() else host.port()
     size = sum(member.size for member in manifest.members.values())
@@ -97,9 +97,9 @@ def _install(bundle: Bundle, layout: Layout, host: Host, wishes: Wishes, tell: T
     if current and current != version:
         change.change(layout, host, version, tell)
     else:
+        _first_people(folder, layout, host, tell)
         change.put_units(layout, version, host)
         layout.point(layout.current, version)
-        _first_people(layout, host, tell)
         host.start()
     for unit in [UNIT, *(path.name for path in change.our_units(layout) if path.suffix == ".timer")]:
         host.systemctl("enable", *(("--now",) if host.live and unit.endswith(".timer") else ()), unit)
@@ -167,14 +167,14 @@ def _try_out(folder: Path, layout: Layout, host: Host) -> None:
         host.run(folder / ".venv/bin/appliance", "doctor", "--self-test", "--data-dir", trial, as_user=host.live, timeout_s=300)
 
 
-def _first_people(layout: Layout, host: Host, tell: Tell) -> None:
+def _first_people(folder: Path, layout: Layout, host: Host, tell: Tell) -> None:
     """An admin and a key, told once. Who was killed before telling tells others the next time."""
     told = layout.opt / "told"
     if told.exists():
         return
 
     def command(*words: str, given: str = "") -> str:
-        return host.run(layout.current / ".venv/bin/appliance", *words, "--data-dir", layout.data, as_user=host.live, words=given)
+        return host.run(folder / ".venv/bin/appliance", *words, "--data-dir", layout.data, as_user=host.live, words=given)
 
     password = "-".join(base64.b32encode(secrets.token_bytes(15)).decode().lower()[at : at + 4] for at in range(0, 20, 4))
     names = {row["name"] for row in json.loads(command("people", "list", "--json"))}

@@ -31,9 +31,10 @@ def unpack(bundle: Bundle, layout: Layout) -> Path:
     manifest = bundle.manifest
     folder = layout.release(manifest.version)
     if (folder / STAMP).exists():
-        if layout.manifest(manifest.version) != manifest:
+        if layout.manifest(manifest.version) == manifest:
+            return folder
+        if manifest.version in (layout.installed(layout.current), layout.installed(layout.previous)):
             raise BadBundle(f"Version {manifest.version} is installed, and this bundle of the same version is another one.", remedy="Give the newer one a higher version.")
-        return folder
     shutil.rmtree(folder, ignore_errors=True)  # a killed run's
     try:
         folder.mkdir(parents=True)
