@@ -7,6 +7,7 @@ let SIGHUP reload in place instead of replacing the worker, whose engines would 
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import resource
@@ -15,18 +16,22 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from gunicorn import util
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
+from gunicorn.http import get_parser
+from gunicorn.sock import ssl_context
 from gunicorn.workers import gthread
 
 from appliance.clock import monotonic
 from appliance.config import Config
 from appliance.errors import ApplianceError, InvalidRequest, PortUnavailable, from_wire
 from appliance.http import linger
+from appliance.http.arrival import MOST_BYTES, Arrival, State
 from appliance.logs import configure, log
 from appliance.services import Janitor, Services
 from appliance.systemd import Systemd
@@ -42,7 +47,7 @@ STOP_GRACE_S = 8
 FIRST_BYTES_S = 0.05
 """A new connection that brings nothing by then waits without a thread."""
 READ_LIMIT_S = 30.0
-"""A request must have arrived whole within this time: while it is being read it holds a thread."""
+"""A request must have arrived whole within this time, and its head, with the handshake before it, as well."""
 WRITE_LIMIT_MS = 60_000
 """A client that takes nothing of its answer for this long is gone or asleep: the kernel ends its connection."""
 HURRY_LIMIT_S = 1.0
@@ -103,11 +108,34 @@ class _Worker(gthread.ThreadWorker):
         """Called by gunicorn on a thread, with a connection that has something to read."""
         if not conn.initialized and not conn.wait_for_data(FIRST_BYTES_S):
             return gthread._DEFER  # gunicorn would hold the thread for 5 s
+        state = self._arrived(conn)
+        if state is State.MORE:
+            return gthread._DEFER
+        if state is not State.WHOLE:
+            return _refuse(conn.sock, state)
         self._handled[conn] = (monotonic(), None)
         try:
             return super().handle(conn)
         finally:
             del self._handled[conn]
+
+    def _arrived(self, conn: Any) -> State:
+        """Take what has come of the head of a request. When it is whole, gunicorn's parser finds it in its buffer."""
+        if getattr(conn, "arrival", None) is None:
+            began = conn.parser.unreader.buf.getvalue() if conn.initialized else b""
+            conn.arrival = Arrival(conn.sock, ssl_context(self.cfg) if self.cfg.is_ssl and not conn.initialized else None, monotonic(), began)
+        arrival = conn.arrival
+        state = arrival.step()
+        conn.sock = arrival.sock
+        if state is State.MORE:
+            return state
+        conn.arrival = None
+        if state is State.WHOLE:
+            if not conn.initialized:  # in place of gunicorn's conn.init(), which waits for the handshake
+                conn.initialized, conn.parser = True, get_parser(self.cfg, conn.sock, conn.client)
+            conn.parser.unreader.buf = io.BytesIO()
+            conn.parser.unreader.unread(bytes(arrival.data))
+        return state
 
     def handle_request(self, req: Any, conn: Any) -> Any:
         """Called by gunicorn when the head of a request is read."""
@@ -121,6 +149,10 @@ class _Worker(gthread.ThreadWorker):
 
     def murder_pending(self) -> None:
         """Called by gunicorn every second. Clients that vanished while they sent would hold their threads for ever."""
+        for conn in self.pending_conns:
+            if arrival := getattr(conn, "arrival", None):  # else a byte now and then would keep it
+                conn.timeout = min(conn.timeout, arrival.since + READ_LIMIT_S)
+        self.pending_conns = deque(sorted(self.pending_conns, key=lambda conn: conn.timeout))
         super().murder_pending()
         handled = list(self._handled.items())
         limit = READ_LIMIT_S if len(handled) < self.cfg.threads - SPARE_THREADS // 2 else HURRY_LIMIT_S
@@ -167,6 +199,16 @@ def _is_arriving(req: Any) -> bool:
         return True
     reader = req.body.reader
     return bool(getattr(reader, "length", 0) or getattr(reader, "parser", None))  # announced length; chunked
+
+
+def _refuse(sock: socket.socket, state: State) -> bool:
+    """Say why to a client whose request is not read. Returns gunicorn's False, for closing the connection."""
+    sock.setblocking(True)
+    if state is State.LARGE:
+        _write_error(sock, 431, "Request Header Fields Too Large", f"Its headers have more than {MOST_BYTES} bytes.")
+    elif state is State.PLAIN:
+        _write_error(sock, 400, "Bad Request", "HTTPS is spoken here: write https:// in place of http://.")
+    return False
 
 
 def _write_error(sock: socket.socket, status: int, reason: str, message: str) -> None:
