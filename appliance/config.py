@@ -69,11 +69,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("mlock", "bool", False, "Lock the weights in memory.", "models"),
     Setting("host", "str", "127.0.0.1", "Address to listen on. Anything but loopback needs an API key or --allow-anonymous.", "network"),
     Setting("port", "int", 8080, "Port to listen on; 0 takes a free one.", "network", minimum=0, maximum=65535),
-    Setting("names", "list", (), "Domain names under which people open the pages, such as box.example.org, where they are neither an address nor a local name. Pages under other names are refused.", "network", reload=True),
+    Setting("names", "list", (), "Domain names under which people open the pages, such as box.example.org, where they are neither an address nor a local name. Pages under other names are refused. The box's own certificate is for them as well.", "network", reload=True),
     Setting("api_key", "list", (), "Key that clients must send. Seen in the process list: better use --api-key-file.", "network", secret=True),
     Setting("api_key_file", "path", None, "File with one key a line; lines may read NAME:KEY.", "network"),
     Setting("allow_anonymous", "bool", False, "Serve other machines without any key.", "network"),
-    Setting("tls_cert", "path", None, "TLS certificate chain (PEM).", "network"),
+    Setting("tls", "choice", "off", "HTTPS: `own` with a certificate that the box makes and renews itself; with one of yours set tls_cert and tls_key instead.", "network", choices=("off", "own")),
+    Setting("tls_cert", "path", None, "TLS certificate chain (PEM); read again when the file changes.", "network"),
     Setting("tls_key", "path", None, "TLS private key (PEM).", "network"),
     Setting("max_body_bytes", "int", 8 * 1024 * 1024, "Largest request body.", "network", "bytes", minimum=1024),
     Setting("threads", "int", 0, "Threads of each engine that generates. 0: one for each physical core this process may use.", "cpu", "threads", ("-t",), minimum=0, maximum=1024),
@@ -313,6 +314,8 @@ def _conflicts(values: Mapping[str, Any], has_keys: Callable[[Path], bool]) -> l
         )
     if bool(values["tls_cert"]) != bool(values["tls_key"]):
         found.append("tls_cert and tls_key go together; only one of them is set.")
+    if values["tls_cert"] and values["tls"] == "own":
+        found.append("tls = own makes a certificate, and tls_cert names one: set one of them.")
     for name in ("tls_cert", "tls_key", "api_key_file"):
         if values[name] and not os.access(values[name], os.R_OK):
             found.append(f"{name} = {values[name]} cannot be read.")

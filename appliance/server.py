@@ -24,7 +24,6 @@ from gunicorn import util
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.http import get_parser
-from gunicorn.sock import ssl_context
 from gunicorn.workers import gthread
 
 from appliance.clock import monotonic
@@ -35,6 +34,7 @@ from appliance.http.arrival import MOST_BYTES, Arrival, State
 from appliance.logs import configure, log
 from appliance.services import Janitor, Services
 from appliance.systemd import Systemd
+from appliance.tls_context import Tls
 from appliance.watchdog import Watch, answers
 
 SPARE_THREADS = 16
@@ -123,7 +123,7 @@ class _Worker(gthread.ThreadWorker):
         """Take what has come of the head of a request. When it is whole, gunicorn's parser finds it in its buffer."""
         if getattr(conn, "arrival", None) is None:
             began = conn.parser.unreader.buf.getvalue() if conn.initialized else b""
-            conn.arrival = Arrival(conn.sock, ssl_context(self.cfg) if self.cfg.is_ssl and not conn.initialized else None, monotonic(), began)
+            conn.arrival = Arrival(conn.sock, None if conn.initialized else self.services.tls.context, monotonic(), began)
         arrival = conn.arrival
         state = arrival.step()
         conn.sock = arrival.sock
@@ -248,9 +248,9 @@ class _Arbiter(Arbiter):
 
 class _Application(BaseApplication):
     def __init__(
-        self, config: Config, sock: socket.socket, reload_config: Callable[[], Config], report: int, requests: int, systemd: Systemd
+        self, config: Config, sock: socket.socket, reload_config: Callable[[], Config], report: int, requests: int, systemd: Systemd, tls: Tls
     ) -> None:
-        self._config, self._sock, self._requests, self._systemd = config, sock, requests, systemd
+        self._config, self._sock, self._requests, self._systemd, self._tls = config, sock, requests, systemd, tls
         self._address = sock.getsockname()  # gunicorn makes a socket of its own of the descriptor, and closes ours
         self._reload_config, self._report = reload_config, report
         self._services: Services | None = None
@@ -275,8 +275,7 @@ class _Application(BaseApplication):
             "errorlog": "-",
             "loglevel": "debug" if config.log_level == "debug" else "warning",
             "control_socket_disable": True,
-            "certfile": str(config.tls_cert) if config.tls_cert else None,
-            "keyfile": str(config.tls_key) if config.tls_key else None,
+            "certfile": str(self._tls.files[0]) if self._tls.context else None,  # makes wsgi.url_scheme https; `Arrival` does the rest
             "proc_name": "appliance",
             "post_fork": self._start,
             "worker_exit": self._stop,
@@ -286,11 +285,11 @@ class _Application(BaseApplication):
 
     def _start(self, arbiter: Arbiter, worker: _Worker) -> None:
         # Engines first: their processes start while this one still imports Flask.
-        services = worker.services = self._services = Services(self._config, self._reload_config)
+        services = worker.services = self._services = Services(self._config, self._reload_config, self._tls)
         services.start()
         threading.Thread(target=_watch_boot, args=(services, self._report), name="boot-watch", daemon=True).start()
         if self._systemd.address:
-            watch = Watch(services, self._systemd, lambda: answers(self._address, self._config.tls_cert is not None))
+            watch = Watch(services, self._systemd, lambda: answers(self._address, self._tls.context is not None))
             self._watch = Janitor([watch.tick], every_s=watch.every_s, name="systemd")
             self._watch.start()
 
@@ -340,9 +339,11 @@ def _watch_boot(services: Services, report: int) -> None:
 def run(config: Config, reload_config: Callable[[], Config]) -> int:
     """Serve until stopped. Returns the exit code. Raises ApplianceError for what keeps it from starting."""
     configure(config.log_level, config.log_format)
-    requests = Services(config).fleet.most_requests  # every mistake in the settings shows here, before a process is started
+    tls = Tls(config, log)
+    requests = Services(config, tls=tls).fleet.most_requests  # every mistake in the settings shows here, before a process is started
+    tls.open()
     sock = bind(config.host, config.port)
-    scheme = "https" if config.tls_cert else "http"
+    scheme = "https" if tls.context else "http"
     host = f"[{config.host}]" if ":" in config.host else config.host
     log("info", f"Listening on {scheme}://{host}:{sock.getsockname()[1]}")
     reading, writing = os.pipe()
@@ -351,7 +352,7 @@ def run(config: Config, reload_config: Callable[[], Config]) -> int:
     systemd = Systemd.taken_from(os.environ)
     code = 0
     try:
-        _Application(config, sock, reload_config, writing, requests, systemd).run()
+        _Application(config, sock, reload_config, writing, requests, systemd, tls).run()
     except SystemExit as end:
         code = int(end.code or 0)
     if os.getpid() != _MAIN_PID.get("pid", os.getpid()):

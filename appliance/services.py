@@ -30,6 +30,7 @@ from appliance.metrics import Gauge, Metrics
 from appliance.pipeline import Engine, Pipeline
 from appliance.recall import Recall
 from appliance.renewal import Renewal
+from appliance.tls_context import Tls
 from appliance.uploads import Uploads
 from appliance.usage import Usage
 
@@ -39,9 +40,10 @@ AUDIT_EVERY_S = 5.0
 class Services:
     """Everything a running service consists of. Attributes are what `http` may use."""
 
-    def __init__(self, config: Config, reload_config: Callable[[], Config] = load_config) -> None:
-        """Build without starting anything. Raises ConfigError."""
+    def __init__(self, config: Config, reload_config: Callable[[], Config] = load_config, tls: Tls | None = None) -> None:
+        """Build without starting anything. tls: opened; another one is made where none is given. Raises ConfigError."""
         self.config = config
+        self.tls = tls or Tls(config, log)
         self._bound_host = config.host  # a reload does not move the socket
         self.auth = Auth.from_config(config)
         self.metrics = Metrics()
@@ -67,7 +69,7 @@ class Services:
         self.usage = Usage(data_dir(config), log)
         self.uploads = Uploads(data_dir(config) / "uploads")
         self.jobs = Jobs(data_dir(config) / "jobs", _for_commands(config), log)
-        self._janitor = Janitor([self._tell_cache_of_models, self._tick_cache, self.history.tick, self.access.tick, self.jobs.tick, self.uploads.tick, self.usage.tick])
+        self._janitor = Janitor([self._tell_cache_of_models, self._tick_cache, self.history.tick, self.access.tick, self.jobs.tick, self.uploads.tick, self.usage.tick, self.tls.tick])
         self._models_told: list[str] = []
         self._audit = self._renewal = None
         if self.cache and recall:
@@ -111,6 +113,7 @@ class Services:
         """Begin loading the models that were asked for; returns at once."""
         for note in self.fleet.placement.notes:
             log("info", note)
+        self.tls.tick()  # it may have been opened a year before this worker was started
         self._open_cache()
         self._open_access()
         self.jobs.open()
@@ -202,6 +205,7 @@ class Services:
         for engine in self.pipeline.engines.values():
             engine.admission.queue_size = fresh.queue_size
         configure(fresh.log_level, fresh.log_format)
+        self.tls.reload(fresh)
         self.config = fresh
         log("info", "Configuration reloaded: keys, limits and logging. Other settings need a restart.")
 
@@ -249,6 +253,7 @@ class Services:
         memory = psutil.Process().memory_info().rss
         if self.cache:
             yield from self.cache.gauges()
+        yield from self.tls.gauges()
         yield "appliance_web_memory_bytes", "Resident memory of the web worker.", [({}, memory)]
         yield from _llama_names(self.metrics, self.pipeline.engines)
 

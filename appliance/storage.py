@@ -10,15 +10,20 @@ from pathlib import Path
 from appliance.errors import ApplianceError, PermissionDenied, StorageFailed
 
 
-def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """Replace `path` by a file with `data`; its folder must exist. durable: on the disk when this returns.
+def write_atomically(path: Path, data: bytes, *, durable: bool = True, secret: bool = False) -> None:
+    """Replace `path` by a file with `data`; its folder must exist. durable: on the disk when this returns. secret: only its owner, who is
+    the folder's where root writes, may read it.
 
     Raises OSError; then the old file is still there and no other is left behind.
     """
     number, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with open(number, "wb") as file:
-            os.fchmod(file.fileno(), 0o644)  # mkstemp allows the owner only, but the service may be another user
+            if not secret:
+                os.fchmod(file.fileno(), 0o644)  # mkstemp allows the owner only, but the service may be another user
+            elif os.geteuid() == 0:
+                folder = os.stat(path.parent)
+                os.fchown(file.fileno(), folder.st_uid, folder.st_gid)
             file.write(data)
             file.flush()
             if durable:

@@ -45,6 +45,7 @@ from appliance.jobs import Jobs
 from appliance.metrics import Metrics
 from appliance.pipeline import Engine, Pipeline
 from appliance.recall import Recall
+from appliance.tls_context import Tls
 from appliance.uploads import Uploads
 from appliance.usage import Usage
 
@@ -140,6 +141,8 @@ class Service:
         self.jobs = Jobs(self.config.data_dir / "jobs", {}, lambda level, words: None)
         self.usage = Usage(self.config.data_dir, lambda level, words: None)
         self.uploads = Uploads(self.config.data_dir / "uploads")
+        self.tls = Tls(self.config, lambda level, words: None)
+        self.tls.open()
         if people:
             self.access.open()
             self.usage.open()

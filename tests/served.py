@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -117,6 +118,8 @@ class Server:
                 env={**os.environ, **environment},
             )  # fmt: skip
         self.port = 0
+        self.ca = Path({**os.environ, **environment}.get("APPLIANCE_DATA_DIR", folder)) / "tls" / "ca.crt"
+        self.context: ssl.SSLContext | None = None
         self.streams: list[Stream] = []
 
     # -- its processes -----------------------------------------------------------------------------------------
@@ -134,7 +137,10 @@ class Server:
             return "Listening on" in self.log
 
         wait_until(told, START_S, "the address")
-        self.port = int(re.search(r"Listening on https?://127[.\d]+:(\d+)", self.log)[1])
+        scheme, port = re.search(r"Listening on (https?)://127[.\d]+:(\d+)", self.log).groups()
+        self.port = int(port)
+        if scheme == "https":
+            self.context = ssl.create_default_context(cafile=self.ca if self.ca.exists() else None)
 
     def wait_healthy(self) -> None:
         """Until /health says ok."""
@@ -198,11 +204,17 @@ class Server:
     @property
     def url(self) -> str:
         """The base address."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.context else 'http'}://127.0.0.1:{self.port}"
+
+    def connection(self, timeout_s: float) -> http.client.HTTPConnection:
+        """A new one; with TLS it checks the certificate."""
+        if self.context:
+            return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=timeout_s, context=self.context)
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
 
     def request(self, method: str, path: str, body: Any = None, timeout_s: float = 30.0, **headers: str) -> Answer:
         """One request on a connection of its own."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
+        connection = self.connection(timeout_s)
         try:
             data = body if isinstance(body, (bytes, type(None))) else json.dumps(body)
             connection.request(method, path, data, {"Content-Type": "application/json", **headers})
@@ -221,7 +233,7 @@ class Server:
 
     def stream(self, content: str, timeout_s: float = 30.0, headers: dict[str, str] | None = None, **more: Any) -> Stream:
         """A chat answer as it comes."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
+        connection = self.connection(timeout_s)
         connection.request(
             "POST", "/v1/chat/completions", json.dumps(chat(content, stream=True, **more)),
             {"Content-Type": "application/json", **(headers or {})},

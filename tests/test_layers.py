@@ -18,8 +18,8 @@ FILES = {
 LAYERS = [
     {"types", "errors", "clock"},
     {"config", "logs", "metrics", "systemd", "storage", "history", "saved_settings", "jobs", "uploads"},
-    {"db", "manifest", "integrity", "gguf_header", "catalog", "trials", "forms", "intake", "engine", "cache"},
-    {"auth", "access", "usage", "routing", "admission", "recall"},
+    {"db", "manifest", "integrity", "gguf_header", "catalog", "certificates", "trials", "forms", "intake", "engine", "cache"},
+    {"auth", "tls", "tls_context", "access", "usage", "routing", "admission", "recall"},
     {"pipeline", "meaning", "audit", "renewal", "fleet", "bundle"},
     {"http"},
     {"services", "factory"},
@@ -33,6 +33,7 @@ ONLY_IMPORTER = {
     "llama_cpp": {f"appliance.engine.llama_{part}" for part in ("backend", "context", "encoder", "lane", "library", "log", "model")} | {"appliance.factory.gguf_words", "appliance.factory.quantize"},
     "torch": {f"appliance.factory.{part}" for part in ("classifier", "distil", "pair_verifier", "starter", "student", "tutor", "understanding", "verifier")},
     "gunicorn": {"appliance.server"},
+    "cryptography": {"appliance.certificates", "appliance.bundle.archive", "appliance.bundle.signing"},
     "faiss": {"appliance.cache.index"},
     "onnxruntime": {f"appliance.engine.onnx_{part}" for part in ("decoder", "past", "session")}
     | {"appliance.factory.classifier"}

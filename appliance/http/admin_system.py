@@ -1,4 +1,4 @@
-"""The box itself: versions, hardware, where things lie, and the log."""
+"""The box itself: versions, hardware, where things lie, the certificate, and the log."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from flask import Blueprint, Response, g, render_template, request
 
 from appliance.config import data_dir
 from appliance.engine.placement import describe
+from appliance.errors import NotFound
 from appliance.http.answering import reply
-from appliance.http.contract import Services, needs
+from appliance.http.contract import Services, needs, public
 from appliance.http.json_body import wrong
 from appliance.http.pages import guarded
 from appliance.logs import LEVELS, RECENT
@@ -30,12 +31,25 @@ def blueprint(services: Services) -> Blueprint:
     def page() -> str:
         level, words = _wished()
         shown = {"level": level, "words": words, "lines": RECENT.lines(0, level, words)}
-        return render_template("system.html", person=g.signed.session.person, here="system", levels=LEVELS, log=shown, found=_shown(services))
+        found, tls = _shown(services), services.tls.summary()
+        return render_template("system.html", person=g.signed.session.person, here="system", levels=LEVELS, log=shown, found=found, tls=tls)
 
     @routes.get("/admin/api/system")
     @needs("admin")
     def api() -> Response:
         return reply(_shown(services))
+
+    @routes.get("/admin/api/tls")
+    @needs("admin")
+    def certificate() -> Response:
+        return reply(services.tls.summary())
+
+    @routes.get("/ca.crt")
+    @public
+    def authority() -> Response:
+        if services.tls.ca is None:
+            raise NotFound("This service has no certificate authority of its own.", remedy="It has one where it runs with tls = own.")
+        return Response(services.tls.ca, content_type="application/x-x509-ca-cert")
 
     @routes.get("/admin/api/log")
     @needs("admin")

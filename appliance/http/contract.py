@@ -13,6 +13,7 @@ from appliance.fleet import Fleet
 from appliance.jobs import Jobs
 from appliance.metrics import Metrics
 from appliance.pipeline import Pipeline
+from appliance.tls_context import Tls
 from appliance.uploads import Uploads
 from appliance.usage import Usage
 
@@ -34,6 +35,7 @@ class Services(Protocol):
     jobs: Jobs
     uploads: Uploads
     usage: Usage
+    tls: Tls
 
     def change_settings(self, changes: Mapping[str, Any] | None) -> None:
         """Save these, or put back what was before (None)."""

@@ -181,6 +181,8 @@ def _paths() -> Schema:
     paths["/metrics"] = {
         "get": _operation("metrics", "Numbers for Prometheus.", {"text/plain": {"schema": STRING}}, ("401",))
     }
+    authority = {"application/x-x509-ca-cert": {"schema": STRING}}
+    paths["/ca.crt"] = {"get": _operation("authority", "The certificate that clients need to trust this box, as PEM.", authority, ("404",), security=[])}
     paths["/openapi.json"] = {"get": _operation("openapi", "This description.", _json({"type": "object"}), ("401", "403"))}
     return paths
 

@@ -69,6 +69,7 @@ def paths(operation: Callable[..., Schema]) -> Schema:
         "/admin/api/jobs/{number}": told("admin_job", "A job with its log from `start` on.", parameters=[NUMBER, {"name": "start", **from_to}]),
         "/admin/api/jobs/{number}/cancel": done("admin_cancel_job", "End a job.", [], number=NUMBER),
         "/admin/api/system": told("admin_system", "Versions, hardware, and where things lie."),
+        "/admin/api/tls": told("admin_tls", "What the TLS certificate says, and what is wrong with it."),
         "/admin/api/log": told("admin_log", "Lines of the log since the start.", parameters=[
             {"name": "after", **from_to}, {"name": "level", "in": "query", "schema": {"enum": ["debug", "info", "warning", "error"]}}, SEARCH,
         ]),

@@ -67,7 +67,7 @@ def blueprint(services: Services) -> Blueprint:
     @routes.get("/help")
     @public
     def help_page() -> str:
-        return render_template("help.html", base=request.host_url.rstrip("/"))
+        return render_template("help.html", base=request.host_url.rstrip("/"), ca=services.tls.ca is not None)
 
     @routes.get("/static/<path:name>")
     @public

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import ssl
+
 import pytest
 from in_process import OURS, PASSWORD, administrator
 
@@ -52,6 +55,29 @@ def test_versions_and_places_are_told_and_no_secret(ann):
     assert found["version"] and found["packages"]["flask"][0].isdigit() and found["memory_bytes"] > 10**8
     assert found["data_dir"] == str(ann.service.config.data_dir) and found["files"]["access.db"] > 0
     assert set(found) == {"version", "started", "system", "memory_bytes", "data_dir", "files", "packages", "cores"}
+
+
+def test_the_certificate_is_told_and_anybody_gets_the_authoritys(make_service):
+    client = administrator(make_service(people=True, tls="own"))
+    told = client.get("/admin/api/tls").get_json()
+    assert told["mode"] == "own" and "localhost" in told["names"] and told["trouble"] == [] and told["ends_in_days"] > 390
+    page = client.get("/admin/system").get_data(True)
+    assert told["sha256"] in page and told["ca"]["sha256"] in page and 'href="/ca.crt"' in page
+    client.delete_cookie("appliance_session", path="/admin")
+    fetched = client.get("/ca.crt")
+    assert fetched.mimetype == "application/x-x509-ca-cert"
+    assert hashlib.sha256(ssl.PEM_cert_to_DER_cert(fetched.get_data(True))).hexdigest().upper() == told["ca"]["sha256"].replace(":", "")
+    assert b"PRIVATE" not in fetched.data
+    help_page = client.get("/help").get_data(True)
+    assert 'href="/ca.crt"' in help_page and "--cacert" in help_page
+    assert client.get("/admin/api/tls").status_code == 401
+
+
+def test_without_tls_there_is_no_authority_to_fetch(ann, check_error):
+    error = check_error(ann.get("/ca.crt"), 404, "not_found")
+    assert "tls = own" in error["message"]
+    assert ann.get("/admin/api/tls").get_json() == {"mode": "off", "trouble": []} and "HTTPS</dt><dd>is off" in ann.get("/admin/system").get_data(True)
+    assert "ca.crt" not in ann.get("/help").get_data(True)
 
 
 def test_what_a_key_used_is_counted(ann):

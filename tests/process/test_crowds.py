@@ -16,6 +16,7 @@ from fakes import wait_until
 from served import Server
 
 FAKE = ("--engine", "fake", "--model", "x", "--parallel", "1", "--queue-size", "0")  # 17 threads
+OWN = (*FAKE, "--tls", "own")
 CROWD = 500
 IN_TIME_S = 5.0
 """For two answers while CROWD others are connected."""
@@ -112,7 +113,15 @@ def says_nothing(server: Server, stack: ExitStack) -> socket.socket:
 
 
 def connected(server: Server, stack: ExitStack) -> socket.socket:
-    return says_nothing(server, stack)
+    """With TLS its handshake is complete."""
+    sock = says_nothing(server, stack)
+    return stack.enter_context(server.context.wrap_socket(sock, server_hostname="localhost")) if server.context else sock
+
+
+def stops_in_the_handshake(server: Server, stack: ExitStack) -> socket.socket:
+    sock = says_nothing(server, stack)
+    sock.sendall(HELLO)
+    return sock
 
 
 def stops_in_its_headers(server: Server, stack: ExitStack) -> socket.socket:
@@ -143,8 +152,8 @@ WAYS = (says_nothing, stops_in_its_headers, stays_after_an_answer, stays_and_beg
 
 @pytest.mark.parametrize(
     ("flags", "way"),
-    [(FAKE, way) for way in WAYS],
-    ids=lambda value: getattr(value, "__name__", "plain"),
+    [*((FAKE, way) for way in WAYS), *((OWN, way) for way in (stops_in_the_handshake, *WAYS))],
+    ids=lambda value: getattr(value, "__name__", None) or ("tls" if value is OWN else "plain"),
 )
 def test_500_clients_that_do_not_go_on_hold_up_nobody(running_server, flags, way: Callable):
     server = running_server(*flags)
@@ -159,7 +168,7 @@ def test_500_clients_that_do_not_go_on_hold_up_nobody(running_server, flags, way
     assert seconds < IN_TIME_S
 
 
-@pytest.mark.parametrize("flags", [FAKE], ids=["plain"])
+@pytest.mark.parametrize("flags", [FAKE, OWN], ids=["plain", "tls"])
 def test_a_client_that_sends_a_byte_now_and_then_is_let_go(running_server, flags):
     server = running_server(*flags, before="import appliance.server; appliance.server.READ_LIMIT_S = 1.0")
     with ExitStack() as stack:
@@ -179,7 +188,7 @@ def test_a_client_that_sends_a_byte_now_and_then_is_let_go(running_server, flags
     assert server.chat("hi").text == "echo: hi"
 
 
-@pytest.mark.parametrize("flags", [FAKE], ids=["plain"])
+@pytest.mark.parametrize("flags", [FAKE, OWN], ids=["plain", "tls"])
 def test_requests_that_come_in_pieces_or_several_at_once_are_answered(running_server, flags):
     server = running_server(*flags)
     with ExitStack() as stack:
@@ -195,7 +204,7 @@ def test_requests_that_come_in_pieces_or_several_at_once_are_answered(running_se
 
 
 def test_headers_without_an_end_are_refused(running_server):
-    server = running_server(*FAKE)
+    server = running_server(*OWN)
     with ExitStack() as stack:
         sock = connected(server, stack)
         sock.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 70_000)

@@ -186,6 +186,7 @@ def test_secrets_are_masked_wherever_settings_are_shown():
     ("flags", "word"),
     [
         ({"tls_cert": __file__}, "go together"),
+        ({"tls": "own", "tls_cert": __file__, "tls_key": __file__}, "set one of them"),
         ({"api_key_file": "/no/such/file"}, "/no/such/file cannot be read"),
         ({"cache_type_v": "q8_0", "flash_attn": "off"}, "flash attention"),
         ({"alias": ["a"]}, "1 aliases for 0 models"),

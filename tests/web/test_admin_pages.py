@@ -70,7 +70,7 @@ class Box(NamedTuple):
 def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     """Both, with something on every page."""
     folder = tmp_path_factory.mktemp("box")
-    service = Service(models=("fake", LONG_MODEL, HOSTILE_MODEL), people=True, remember=folder / "cache", data_dir=folder / "used", sequences=1)
+    service = Service(models=("fake", LONG_MODEL, HOSTILE_MODEL), people=True, remember=folder / "cache", data_dir=folder / "used", sequences=1, tls="own")
     new = Service(models=(), people=True, data_dir=folder / "new")
     try:
         token = furnish(service)
