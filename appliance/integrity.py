@@ -56,6 +56,11 @@ class HashCache:
         self.remember(path, found)
         return found, True
 
+    def unchanged(self, path: Path) -> bool | None:
+        """Whether a file is as it was when its hash was remembered; None where none is. Raises OSError."""
+        known = self._load().get(os.path.realpath(path))
+        return None if known is None else known["identity"] == _identity(os.stat(path))
+
     def remember(self, path: Path, sha256: str) -> None:
         """Keep the hash of a file that has just been read or written whole."""
         key = os.path.realpath(path)

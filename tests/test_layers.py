@@ -20,7 +20,7 @@ LAYERS = [
     {"config", "logs", "metrics", "systemd", "storage", "history", "saved_settings", "jobs", "uploads"},
     {"db", "manifest", "integrity", "gguf_header", "catalog", "certificates", "trials", "forms", "intake", "engine", "cache"},
     {"auth", "tls", "tls_context", "access", "usage", "routing", "admission", "recall"},
-    {"pipeline", "meaning", "audit", "renewal", "fleet", "bundle"},
+    {"pipeline", "meaning", "audit", "renewal", "fleet", "bundle", "doctor"},
     {"http"},
     {"services", "factory"},
     {"watchdog", "installer"},

@@ -27,7 +27,7 @@ EXIT_CODES = {
     64: "wrong usage: an unknown flag or command, or a name that cannot be taken",
     65: "the model file is damaged, of another kind or not supported, or the model does not reach its limits",
     66: "there is no file at the path given",
-    69: "no model could be kept running, a model hub or a teacher does not answer, or a library is not installed",
+    69: "no model could be kept running, a model hub or a teacher does not answer, a library is not installed, or `doctor` found a problem",
     70: "a fault inside the program; the log has the details",
     71: "the listening address cannot be had",
     74: "the output or a file could not be written: a closed pipe, a full disk",

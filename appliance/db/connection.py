@@ -120,8 +120,8 @@ def _configure(db: Database, path: Path, *, reads: bool, synchronous: str = "", 
                                 remedy=f"Put {path.parent} on a local disk, not on a network share.")  # fmt: skip
 
 
-def _connect(path: Path, mode: str, *, any_thread: bool = False) -> Database:
-    uri = f"{path.absolute().as_uri()}?mode={mode}"
+def _connect(path: Path, mode: str, *, any_thread: bool = False, still: bool = False) -> Database:
+    uri = f"{path.absolute().as_uri()}?mode={mode}{'&immutable=1' if still else ''}"
     # No isolation level: the driver starts no transactions of its own, each one is written down in our code.
     conn = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=not any_thread)
     return Database(conn, execute_plugins=False, recursive_triggers=False)
@@ -151,12 +151,13 @@ def open_for_writing(
     return db
 
 
-def open_for_reading(path: Path, *, any_thread: bool = False, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Database:
+def open_for_reading(path: Path, *, any_thread: bool = False, still: bool = False, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Database:
     """Open an existing database so that nothing can be changed through it.
 
-    For the calling thread only; any_thread: for one thread at a time, which the caller sees to. Raises sqlite3.Error.
+    For the calling thread only; any_thread: for one thread at a time, which the caller sees to. still: nobody writes it, so SQLite
+    makes no files beside it and takes no locks; see `is_still`. Raises sqlite3.Error.
     """
-    db = _connect(path, "ro", any_thread=any_thread)
+    db = _connect(path, "ro", any_thread=any_thread, still=still)
     try:
         _configure(db, path, reads=True, busy_timeout_s=busy_timeout_s)
     except BaseException:
@@ -165,15 +166,20 @@ def open_for_reading(path: Path, *, any_thread: bool = False, busy_timeout_s: fl
     return db
 
 
-def inspect(path: Path, *, whole: bool, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
+def is_still(path: Path) -> bool:
+    """Whether nobody has a database open: it has no write-ahead log beside it, not even one that a crash left."""
+    return not path.with_name(f"{path.name}-wal").exists()
+
+
+def inspect(path: Path, *, whole: bool, still: bool = False, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
     """Raise Damaged (or another sqlite3.Error, OSError) unless this is a good database. Changes nothing in it.
 
     whole: read every page; else only the first one and the list of tables. SQLite has no checksums: bytes that were changed
-    inside of a value are not seen.
+    inside of a value are not seen. still: see `open_for_reading`.
     """
     if path.stat().st_size == 0:
         raise Damaged("the file is empty")  # SQLite would take it for a new one
-    with closing(open_for_reading(path, busy_timeout_s=busy_timeout_s)) as db:
+    with closing(open_for_reading(path, still=still, busy_timeout_s=busy_timeout_s)) as db:
         db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         if whole and (found := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
             raise Damaged(" ".join(found.split()))

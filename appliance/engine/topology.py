@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,33 +137,39 @@ def _field(text: str, name: str) -> str:
     return match[1].strip() if match else ""
 
 
-def _quota_cpus(root: Path) -> float | None:
-    """The tightest CPU quota between our own cgroup and the top of what we can see, in CPUs.
+def cgroup_folders(root: Path, controller: str, pid: int | str = "self") -> Iterator[tuple[Path, bool]]:
+    """(A process's cgroup and each one above it that we can see, whether it is of cgroup v1), for a controller such as "cpu".
 
     Every ancestor's limit holds, so the nearest file is not enough. The usual mount points are tried instead
     of reading mountinfo: in a container /proc/self/cgroup may name the host's path, which does not exist
     below the mount; walking up from it still ends at the mount point, where the container's own limit is.
     """
-    quotas: list[float] = []
-    for line in _text(root / "proc/self/cgroup").splitlines():  # HIERARCHY:CONTROLLERS:PATH
+    for line in _text(root / f"proc/{pid}/cgroup").splitlines():  # HIERARCHY:CONTROLLERS:PATH
         _, controllers, path = (*line.split(":", 2), "", "")[:3]
         if controllers == "":
             mounts = ("sys/fs/cgroup", "sys/fs/cgroup/unified")  # the second one beside cgroup v1 ("hybrid")
-        elif "cpu" in controllers.split(","):
-            mounts = ("sys/fs/cgroup/cpu", "sys/fs/cgroup/cpu,cpuacct", "sys/fs/cgroup/cpuacct,cpu")
+        elif controller in controllers.split(","):
+            turned = ",".join(reversed(controllers.split(",")))  # "cpuacct,cpu" is mounted as "cpu,cpuacct", or the other way round
+            mounts = tuple(f"sys/fs/cgroup/{name}" for name in dict.fromkeys((controller, controllers, turned)))
         else:
             continue
         # ".." stands for a cgroup outside of our namespace: nothing of it is visible below the mount.
         parts = [p for p in path.split("/") if p not in ("", ".", "..")]
         for mount in mounts:
             for depth in range(len(parts) + 1):
-                group = root.joinpath(mount, *parts[:depth])
-                # Microseconds. v2: "QUOTA PERIOD" in one file, "max" is no limit; v1: two files, -1 is none.
-                v2 = _text(group / "cpu.max").split()
-                v1 = [_text(group / "cpu.cfs_quota_us"), _text(group / "cpu.cfs_period_us")]
-                quota_us, period_us = (*(v1 if controllers else v2), "", "")[:2]
-                if _int(quota_us, 0) > 0 and _int(period_us or "100000", 0) > 0:
-                    quotas.append(int(quota_us) / int(period_us or "100000"))
+                yield root.joinpath(mount, *parts[:depth]), controllers != ""
+
+
+def _quota_cpus(root: Path) -> float | None:
+    """The tightest CPU quota between our own cgroup and the top of what we can see, in CPUs."""
+    quotas: list[float] = []
+    for group, is_v1 in cgroup_folders(root, "cpu"):
+        # Microseconds. v2: "QUOTA PERIOD" in one file, "max" is no limit; v1: two files, -1 is none.
+        v2 = _text(group / "cpu.max").split()
+        v1 = [_text(group / "cpu.cfs_quota_us"), _text(group / "cpu.cfs_period_us")]
+        quota_us, period_us = (*(v1 if is_v1 else v2), "", "")[:2]
+        if _int(quota_us, 0) > 0 and _int(period_us or "100000", 0) > 0:
+            quotas.append(int(quota_us) / int(period_us or "100000"))
     return min(quotas, default=None)
 
 

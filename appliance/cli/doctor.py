@@ -1,0 +1,31 @@
+"""`appliance doctor`: what is wrong with this box, why it matters, and what to do."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from appliance.cli.serve import add_flag
+from appliance.config import BY_NAME
+
+
+def add(commands: Any) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "doctor",
+        help="say what is wrong with this box and what to do",
+        description="Look at the configuration, the machine, the log and the databases; change nothing. Ends with 0, or with "
+        "69 where there is a problem; warnings and notes are none.",
+        allow_abbrev=False,
+    )
+    for name in ("data_dir", "config"):
+        add_flag(parser, BY_NAME[name])
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Examine the box, or do what was asked for instead."""
+    from appliance.cli import doctor_work
+
+    return doctor_work.run(arguments)
