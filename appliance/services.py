@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,9 @@ from appliance.cache.policy import read_shares
 from appliance.cache.service import Cache
 from appliance.clock import monotonic, unix_seconds
 from appliance.config import Config, data_dir, load_config, needs_key
+from appliance.doctor import reading, running
+from appliance.doctor.facts import Facts
+from appliance.doctor.service import Doctor
 from appliance.engine.supervisor import Supervisor
 from appliance.engine.topology import observed_placement, read_topology
 from appliance.errors import ApplianceError, ConfigError
@@ -34,7 +38,7 @@ from appliance.tls_context import Tls
 from appliance.uploads import Uploads
 from appliance.usage import Usage
 
-AUDIT_EVERY_S = 5.0
+AUDIT_EVERY_S, DOCTOR_EVERY_S = 5.0, 10.0
 
 
 class Services:
@@ -78,7 +82,13 @@ class Services:
             self._renewal = Renewal(self.cache, recall, self.pipeline.generate, self._idle, self._served)
         idly = [self._audit, self._renewal] if self._audit and self._renewal else []
         self._auditor = Janitor([work.tick for work in idly], every_s=AUDIT_EVERY_S, name="auditor")
+        self.doctor = Doctor(self._facts)
+        self._visits = Janitor([self.doctor.tick], every_s=DOCTOR_EVERY_S, name="doctor")
         self.metrics.add_source(self._gauges)
+
+    def _facts(self) -> Facts:
+        seen = running.here(self.pipeline.engines, self.started_unix, os.getpid())
+        return reading.collect(self.config, seen, whole_up_to=reading.WHOLE_WHILE_SERVING)
 
     def _cache(self) -> Cache:
         config, engines, verifier = self.config, self.fleet.engines, self.fleet.verifier
@@ -118,6 +128,7 @@ class Services:
         self._open_access()
         self.jobs.open()
         self._janitor.start()
+        self._visits.start()
         self.fleet.start()
         for name, engine in self.pipeline.engines.items():
             if engine.aside and not engine.hidden:
@@ -239,6 +250,7 @@ class Services:
                 work.stop()
         self._auditor.stop()
         self._janitor.stop()
+        self._visits.stop()
         self.fleet.stop()
         if self.cache:
             self.cache.close()
@@ -254,6 +266,7 @@ class Services:
         if self.cache:
             yield from self.cache.gauges()
         yield from self.tls.gauges()
+        yield from self.doctor.gauges()
         yield "appliance_web_memory_bytes", "Resident memory of the web worker.", [({}, memory)]
         yield from _llama_names(self.metrics, self.pipeline.engines)
 

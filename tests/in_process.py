@@ -27,6 +27,8 @@ from appliance.cache.policy import read_shares
 from appliance.cache.service import Cache
 from appliance.clock import monotonic
 from appliance.config import SETTINGS, Config, data_dir, load_config
+from appliance.doctor import reading, running
+from appliance.doctor.service import Doctor
 from appliance.engine.channel import Channel, ChannelClosed
 from appliance.engine.child import Death
 from appliance.engine.client import EngineClient
@@ -185,6 +187,8 @@ class Service:
             engine.supervisor.start()
             if loaded and not refuse:
                 engine.supervisor.wait_ready(5)
+        self.doctor = Doctor(lambda: reading.collect(self.config, running.here(self.pipeline.engines, self.started_unix, os.getpid())))
+        self.metrics.add_source(self.doctor.gauges)
         self.app = create_app(self)
         self.app.test_client_class = Client
 

@@ -21,6 +21,7 @@ def add(commands: Any) -> None:
     for name in ("data_dir", "config"):
         add_flag(parser, BY_NAME[name])
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--bundle", metavar="FILE", help="write an archive (tar.gz) for whoever helps: without names, keys, questions and answers")
     parser.set_defaults(run=run)
 
 

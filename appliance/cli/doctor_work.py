@@ -5,14 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from appliance.config import BY_NAME, SETTINGS, Config, convert, load_config
+from appliance.doctor import bundle
 from appliance.doctor.facts import Facts
 from appliance.doctor.findings import Finding, counts, examine
-from appliance.doctor.reading import collect
-from appliance.doctor.running import Running, ask
+from appliance.doctor.machine import run_command
+from appliance.doctor.reading import collect, journal
+from appliance.doctor.running import ask
 from appliance.doctor.service import RULES
 from appliance.errors import ConfigError
 
@@ -22,18 +26,17 @@ LISTENERS = {"us": "the service runs", "nobody": "the service does not run", "ot
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Examine the box, or do what was asked for instead."""
-    facts, _ = look(arguments)
+    """Examine the box."""
+    config, mistakes = configuration(arguments)
+    running = ask(config)
+    facts = collect(config, running, config_error=mistakes)
+    if arguments.bundle:
+        lines = journal(run_command, "-n", str(bundle.LAST_LINES))
+        bundle.write(Path(arguments.bundle), bundle.make(facts, config, running.metrics, lines, facts.now))
+        print(f"{arguments.bundle} is written. Look through it before you send it; it is plain text inside.", file=sys.stderr)
     findings = examine(facts, RULES)
     print(json.dumps(as_json(facts, findings), indent=2) if arguments.json else in_words(facts, findings))
     return NOT_IN_ORDER if counts(findings)["problem"] else 0
-
-
-def look(arguments: argparse.Namespace) -> tuple[Facts, Running]:
-    """The facts, and what the running service says. A configuration that is not valid is itself a fact."""
-    config, mistakes = configuration(arguments)
-    running = ask(config)
-    return collect(config, running, config_error=mistakes), running
 
 
 def configuration(arguments: argparse.Namespace) -> tuple[Config, str]:

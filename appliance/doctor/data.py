@@ -68,9 +68,9 @@ def read_good_keys(folder: Path) -> int:
 
 
 def read_names(folder: Path) -> set[str]:
-    """Names of people and keys, namespaces, and what sessions were seen as: what must not leave the house."""
+    """Names of people and keys, namespaces, and what browsers call themselves: what must not leave the house."""
     sources = {
-        access.FILE: ("SELECT name FROM people", "SELECT name FROM keys", "SELECT made_by FROM keys", "SELECT address FROM sessions", "SELECT agent FROM sessions"),
+        access.FILE: ("SELECT name FROM people", "SELECT name FROM keys", "SELECT made_by FROM keys", "SELECT agent FROM sessions"),
         usage.FILE: ("SELECT DISTINCT who FROM usage",),
         ANSWERS_FILE: ("SELECT DISTINCT namespace FROM answers",),
         STATE_FILE: ("SELECT DISTINCT namespace FROM reviewed", "SELECT DISTINCT owner FROM reviewed"),

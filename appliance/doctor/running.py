@@ -43,7 +43,7 @@ def here(engines: Mapping[str, Served], started_at: float, pid: int, metrics: st
         threads, cpus = (status.info.threads, tuple(status.info.cpus)) if status.info else (0, ())
         found.append(Engine(name, status.state, status.reason, engine.task, status.pid, threads, cpus, dict(status.restarts)))
     after = time.time() - DAY_S
-    errors = tuple(line.text for line in RECENT.lines(level="error") if line.at > after)
+    errors = tuple(line.text.partition("\n")[0] for line in RECENT.lines(level="error") if line.at > after)
     return Running("us", tuple(found), started_at, pid, errors, metrics)
 
 

@@ -11,6 +11,7 @@ import psutil
 from flask import Blueprint, Response, g, render_template, request
 
 from appliance.config import data_dir
+from appliance.doctor.service import Doctor
 from appliance.engine.placement import describe
 from appliance.errors import NotFound
 from appliance.http.answering import reply
@@ -31,8 +32,10 @@ def blueprint(services: Services) -> Blueprint:
     def page() -> str:
         level, words = _wished()
         shown = {"level": level, "words": words, "lines": RECENT.lines(0, level, words)}
-        found, tls = _shown(services), services.tls.summary()
-        return render_template("system.html", person=g.signed.session.person, here="system", levels=LEVELS, log=shown, found=found, tls=tls)
+        return render_template(
+            "system.html", person=g.signed.session.person, here="system", levels=LEVELS, log=shown, found=_shown(services), tls=services.tls.summary(),
+            doctor=_examined(services),
+        )  # fmt: skip
 
     @routes.get("/admin/api/system")
     @needs("admin")
@@ -66,6 +69,13 @@ def _wished() -> tuple[str, str]:
     if level not in LEVELS:
         raise wrong("level", level, f"one of {', '.join(LEVELS)}")
     return level, request.args.get("q", "")
+
+
+def _examined(services: Services) -> Doctor:
+    """Not before the first look, which may wait for systemd: the page comes at once all the same."""
+    if request.args.get("again"):
+        services.doctor.look()
+    return services.doctor
 
 
 def _shown(services: Services) -> dict[str, Any]:

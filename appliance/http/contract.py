@@ -9,6 +9,7 @@ from appliance.access.people import Role
 from appliance.access.service import Access
 from appliance.auth import Auth
 from appliance.config import Config
+from appliance.doctor.service import Doctor
 from appliance.fleet import Fleet
 from appliance.jobs import Jobs
 from appliance.metrics import Metrics
@@ -36,6 +37,7 @@ class Services(Protocol):
     uploads: Uploads
     usage: Usage
     tls: Tls
+    doctor: Doctor
 
     def change_settings(self, changes: Mapping[str, Any] | None) -> None:
         """Save these, or put back what was before (None)."""

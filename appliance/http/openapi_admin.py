@@ -70,6 +70,13 @@ def paths(operation: Callable[..., Schema]) -> Schema:
         "/admin/api/jobs/{number}/cancel": done("admin_cancel_job", "End a job.", [], number=NUMBER),
         "/admin/api/system": told("admin_system", "Versions, hardware, and where things lie."),
         "/admin/api/tls": told("admin_tls", "What the TLS certificate says, and what is wrong with it."),
+        "/admin/api/doctor": told("admin_doctor", "What is wrong with the box, why it matters, and what to do.", parameters=[
+            {"name": "again", "in": "query", "schema": {"enum": ["1"]}, "description": "Look now."},
+        ]),
+        "/admin/api/doctor/bundle": {"get": operation(
+            "admin_doctor_bundle", "An archive to send to somebody who is to help, without anybody's words or names.",
+            {"application/gzip": {"schema": {"type": "string", "format": "binary"}}}, READING, security=SIGNED_IN,
+        )},
         "/admin/api/log": told("admin_log", "Lines of the log since the start.", parameters=[
             {"name": "after", **from_to}, {"name": "level", "in": "query", "schema": {"enum": ["debug", "info", "warning", "error"]}}, SEARCH,
         ]),

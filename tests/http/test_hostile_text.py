@@ -18,6 +18,7 @@ from in_process import OURS, PASSWORD, administrator
 
 from appliance import catalog, config, errors, gguf_header, logs
 from appliance.cache import answers, reviewed
+from appliance.doctor.findings import Finding
 from appliance.http import admin_now, pages
 
 PAGES = {
@@ -28,14 +29,14 @@ PAGES = {
     "/admin/models": ("signed in", "", "person"),
     "/admin/jobs": ("signed in", "", "person job"),
     "/admin/jobs/<int:number>": ("signed in", "", "person job"),
-    "/admin/system": ("signed in", "", "person line"),
+    "/admin/system": ("signed in", "", "person line finding"),
     "/admin/sign-in": ("stranger", "to", "to"),
     "/admin/first": ("newcomer", "code", "code"),
 }
 """Every page of the admin: who opens it, the field of its query that is hostile too, and the hostile words it shows, which `Box.fill` has put
 there: a new page may need new ones. A page that shows models belongs into `pages_of_models` as well."""
 NO_TEXT = re.compile("[\0\ud800-\udfff]")
-SLOTS = "person key job line asked written phrasing answer source near setting q to code header".split()
+SLOTS = "person key job line finding asked written phrasing answer source near setting q to code header".split()
 PIECES = [
     "<script>alert(1)</script>", "\"><img src=x onerror=alert(1)>", "' onfocus='alert(1)' autofocus x='", "</textarea>", "</title>", "</details>",
     "<!--", "]]>", "<?x", "{{7*7}}", "{% raw %}", "{#", "javascript:alert(1)", "&lt;b&gt;", "&#0;", "%3Cb%3E", "\\", "W" * 150,
@@ -160,6 +161,7 @@ class Box:
         took["line"] = "".join(filter(str.isprintable, took["line"]))  # the log writes all else as escapes
         logs.RECENT._lines.clear()
         logs.RECENT.emit(logging.makeLogRecord({"levelno": logging.INFO, "levelname": "INFO", "msg": took["line"]}))
+        self.service.doctor.at, self.service.doctor.found = 1.0, (Finding("x", "note", took["finding"], took["finding"], took["finding"]),)
         models = ["".join(filter(str.isprintable, words["key"]))[-60:]]
         took["key"] = self.named(client, "keys", f"{words['key']} ~key~", models=models)
         return client, took
@@ -181,7 +183,7 @@ class Box:
         shapes["not the first"] = check_page(send(newcomer, "/admin/first", name=name, code=took["code"]), [name, took["code"]])
         shapes["sent on"] = check_page(stranger.get("/admin"))
         assert client.get("/admin/api/reviewed/export").headers["Content-Disposition"].startswith("attachment")
-        for rule in readable(self.service, api=True) - {"/admin/api/reviewed/export"}:
+        for rule in readable(self.service, api=True) - {"/admin/api/reviewed/export", "/admin/api/doctor/bundle"}:
             check_json(client.get(re.sub("<[^>]*>", "1", rule), query_string={"q": took["q"]}), 200, 404)
         check_json(client.get("/", environ_overrides={"PATH_INFO": f"/admin/-{took['header']}"}), 404)
         visitor = self.service.app.test_client(use_cookies=False)

@@ -16,6 +16,7 @@ from appliance.cache.answers import Near, note_near
 from appliance.cache.desk import Desk
 from appliance.cache.policy import EVERYBODY
 from appliance.cache.reviewed import WRONG, Verdict
+from appliance.doctor.findings import Finding
 from appliance.history import History
 from appliance.http.signing import COOKIE
 
@@ -30,7 +31,7 @@ LONG_NAME, KEY = "Ann-" + "a" * 60, "till-" + "k" * 59
 PAGES: dict[str, tuple[str, ...]] = {
     "/admin": ("h2:text-is('Engines')", f"th:text-is('{LONG_MODEL}')", f"th:text-is('{HOSTILE_MODEL}')", "[data-live=waiting]:text-is('1')", ".notice:has-text('restarted')", "[data-live=table] td"),
     "/admin/models": ("summary", "h2:text-is('Add a model')", "#upload", "button:text-is('Compare')"),
-    "/admin/system": ("h1:text-is('System')", "dl.facts", "#filter", "#log"),
+    "/admin/system": ("h1:text-is('System')", "dl.facts", "summary:has-text('Problem: ')", "a:text-is('an archive for whoever helps')", "#filter", "#log"),
     "/admin/jobs": ("h1:text-is('Jobs')",),
     "/admin/answers": ("input[type=search]", f"summary:has-text('{WORD}')", "button:text-is('Approve')", "[aria-label='Nearly answered from memory'] td", "[aria-label='Found wrong'] td", "summary:has-text('rejected')", "button:text-is('Reject')", "#purge button"),
     "/admin/access": ("h2:text-is('API keys')", f"th:text-is('{KEY}')", "td:has-text('revoked on')", "button:text-is('Revoke')", "h2:text-is('People')", f"summary:has-text('{LONG_NAME}')", "summary:has-text('reviewer')", "button:text-is('Add')"),
@@ -109,6 +110,7 @@ def furnish(service: Service) -> str:
     while not service.pipeline.engines[LONG_MODEL].supervisor.status.restarts:
         time.sleep(0.01)
     service.pipeline.engines[LONG_MODEL].supervisor.wait_ready(5)
+    service.doctor.at, service.doctor.found = time.time(), (Finding("x", "problem", f"The file {WORD} is damaged.", f"{WORD}.", f"`rm {WORD}`"),)
     for _ in range(4):  # three are let in, see Admission
         service.pipeline.engines["fake"].admission.enter("somebody")
     return token
