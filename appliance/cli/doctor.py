@@ -22,6 +22,10 @@ def add(commands: Any) -> None:
         add_flag(parser, BY_NAME[name])
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--bundle", metavar="FILE", help="write an archive (tar.gz) for whoever helps: without names, keys, questions and answers")
+    parser.add_argument(
+        "--self-test", nargs="?", const="starter", choices=("starter", "fake"),
+        help="instead, start a service beside everything, with the small model of the box or a scripted engine, and ask it a question; ends with 0, or with 70",
+    )  # fmt: skip
     parser.set_defaults(run=run)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +18,7 @@ from appliance.doctor.findings import Finding, counts, examine
 from appliance.doctor.machine import run_command
 from appliance.doctor.reading import collect, journal
 from appliance.doctor.running import ask
+from appliance.doctor.self_test import self_test
 from appliance.doctor.service import RULES
 from appliance.errors import ConfigError
 
@@ -27,6 +29,8 @@ LISTENERS = {"us": "the service runs", "nobody": "the service does not run", "ot
 
 def run(arguments: argparse.Namespace) -> int:
     """Examine the box."""
+    if arguments.self_test:
+        return run_self_test(arguments)
     config, mistakes = configuration(arguments)
     running = ask(config)
     facts = collect(config, running, config_error=mistakes)
@@ -37,6 +41,14 @@ def run(arguments: argparse.Namespace) -> int:
     findings = examine(facts, RULES)
     print(json.dumps(as_json(facts, findings), indent=2) if arguments.json else in_words(facts, findings))
     return NOT_IN_ORDER if counts(findings)["problem"] else 0
+
+
+def run_self_test(arguments: argparse.Namespace) -> int:
+    """Ask a service of this release that is started for it. Raises ApplianceError where it does not answer."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # or the service would be left running
+    passed = self_test(fake=arguments.self_test == "fake")
+    print(json.dumps(asdict(passed)) if arguments.json else f"The service answered after {passed.seconds:.1f} s with the model {passed.model}.")
+    return 0
 
 
 def configuration(arguments: argparse.Namespace) -> tuple[Config, str]:
