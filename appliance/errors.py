@@ -25,13 +25,15 @@
     |  |- ModelFailed             503  model_failed
     |  |- EngineLost              503  engine_lost
     |  |- DeadlineExceeded        503  deadline_exceeded
-    |  `- Draining                503  draining
+    |  |- Draining                503  draining
+    |  `- InUse                   503  in_use                  exit 75
     |- NotRemembered              504  not_remembered
     |- Cancelled                  499  cancelled               nobody is left to read it
     |- ConfigError                500  bad_configuration       exit 78
     |- ModelFileError             500  bad_model               exit 65
     |  `- ModelFileMissing        500  model_file_missing      exit 66
     |- StorageFailed              500  storage_failed          exit 74
+    |- BadBackup                  500  bad_backup              exit 65
     `- PortUnavailable            500  port_unavailable        exit 71 or 77
 
 A message names the thing, its value, the limit and the setting to change. `remedy` is the sentence that tells the
@@ -235,6 +237,12 @@ class Draining(Unavailable):
     code = "draining"
 
 
+class InUse(Unavailable):
+    """Somebody else works with the data folder: a service, a restore, or another backup."""
+
+    code, exit_code = "in_use", 75
+
+
 class NotRemembered(ApplianceError):
     """Only a remembered answer was wanted (Cache-Control: only-if-cached), and there is none. 504 is RFC 9111's status for that."""
 
@@ -271,6 +279,12 @@ class StorageFailed(ApplianceError):
     """A file cannot be written or read: the disk is full, read-only or broken."""
 
     code, exit_code = "storage_failed", 74
+
+
+class BadBackup(ApplianceError):
+    """The backup is damaged, incomplete, or of a newer version."""
+
+    code, exit_code = "bad_backup", 65
 
 
 class PortUnavailable(ApplianceError):

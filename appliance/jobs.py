@@ -161,7 +161,7 @@ class Jobs:
 
     def _look_after(self, job: Job) -> None:
         process = self._processes.get(job.number)
-        if process.poll() is None if process else _lives(job):
+        if process.poll() is None if process else lives(job):
             if job.cancelled_at and self._now() - job.cancelled_at > PATIENCE_S:
                 _send(job, signal.SIGKILL)
             return
@@ -232,13 +232,14 @@ def _born(pid: int) -> float | None:
         return None
 
 
-def _lives(job: Job) -> bool:
+def lives(job: Job) -> bool:
+    """Whether the command of a running job is at work, whoever started it."""
     return job.pid is not None and job.born is not None and _born(job.pid) == job.born
 
 
 def _send(job: Job, number: signal.Signals) -> None:
     """To every process of the job."""
-    if _lives(job):
+    if lives(job):
         try:
             os.killpg(job.pid, number)
         except ProcessLookupError:

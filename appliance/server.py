@@ -17,7 +17,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from gunicorn import util
@@ -26,9 +27,10 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.http import get_parser
 from gunicorn.workers import gthread
 
+from appliance import data_folder
 from appliance.clock import monotonic
-from appliance.config import Config
-from appliance.errors import ApplianceError, InvalidRequest, PortUnavailable, from_wire
+from appliance.config import Config, data_dir
+from appliance.errors import ApplianceError, InvalidRequest, PermissionDenied, PortUnavailable, StorageFailed, from_wire
 from appliance.http import linger
 from appliance.http.arrival import MOST_BYTES, Arrival, State
 from appliance.logs import configure, log
@@ -341,7 +343,24 @@ def run(config: Config, reload_config: Callable[[], Config]) -> int:
     configure(config.log_level, config.log_format)
     tls = Tls(config, log)
     requests = Services(config, tls=tls).fleet.most_requests  # every mistake in the settings shows here, before a process is started
-    tls.open()
+    with _data_folder(config):
+        tls.open()
+        return _run(config, reload_config, requests, tls)
+
+
+@contextmanager
+def _data_folder(config: Config) -> Iterator[None]:
+    """No backup is restored there as long as this process or the worker lives: an flock is inherited by fork. Where there can be no data
+    folder the service runs without. Raises InUse."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(data_folder.served(data_dir(config)))
+        except (OSError, StorageFailed, PermissionDenied) as error:
+            log("error", f"The data folder cannot be used: {error}")
+        yield
+
+
+def _run(config: Config, reload_config: Callable[[], Config], requests: int, tls: Tls) -> int:
     sock = bind(config.host, config.port)
     scheme = "https" if tls.context else "http"
     host = f"[{config.host}]" if ":" in config.host else config.host

@@ -17,10 +17,10 @@ FILES = {
 }
 LAYERS = [
     {"types", "errors", "clock"},
-    {"config", "logs", "metrics", "systemd", "storage", "history", "saved_settings", "jobs", "uploads"},
+    {"config", "logs", "metrics", "systemd", "storage", "history", "saved_settings", "jobs", "uploads", "data_folder"},
     {"db", "manifest", "integrity", "gguf_header", "catalog", "certificates", "trials", "forms", "intake", "engine", "cache"},
     {"auth", "tls", "tls_context", "access", "usage", "routing", "admission", "recall"},
-    {"pipeline", "meaning", "audit", "renewal", "fleet", "bundle", "doctor"},
+    {"pipeline", "meaning", "audit", "renewal", "fleet", "bundle", "doctor", "backup"},
     {"http"},
     {"services", "factory"},
     {"watchdog", "installer"},
@@ -39,6 +39,7 @@ ONLY_IMPORTER = {
     | {"appliance.factory.classifier"}
     | {f"appliance.factory.{part}_onnx" for part in ("convert", "evaluate", "quantize")},
     "transformers": {f"appliance.factory.{part}" for part in ("classifier", "convert_onnx", "tutor", "verifier")},
+    "cryptography": {"appliance.backup.encryption"},
     "optimum": {"appliance.factory.convert_onnx"},
     "huggingface_hub": {"appliance.intake.hub", "appliance.factory.convert_onnx"},
 }

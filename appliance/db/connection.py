@@ -47,6 +47,8 @@ _WORDS = {
     "broken": ("cannot be read or written ({error})", "Check the disk (dmesg) and the limits on file sizes."),
 }
 
+RESTORING = "Stop the service and restore a backup: `appliance backup list` shows them, `appliance backup restore FILE` puts one in place."
+
 
 class Damaged(sqlite3.DatabaseError):
     """What lies there is no whole SQLite database; raised by looking only, so nothing of it was changed."""
@@ -73,14 +75,7 @@ def in_words(error: BaseException, path: Path, precious: bool) -> StorageFailed:
     if not precious:
         remedy = "Nothing needs to be done: it is replaced by an empty one at the next write."
         return StorageFailed(f"{path} is damaged ({error}).", remedy=remedy)
-    return StorageFailed(f"{path} is damaged ({error}); it was left as it is.", remedy=restoring(path))
-
-
-def restoring(path: Path) -> str:
-    """How a person puts a backup in the place of a precious file. Backups lie in `backups` beside the file's folder."""
-    backups = path.parent.parent / "backups"
-    return (f"Stop the service, move {path.name}, {path.name}-wal and {path.name}-shm out of {path.parent}, copy the newest "
-            f"whole backup from {backups} to {path} and start the service.")  # fmt: skip
+    return StorageFailed(f"{path} is damaged ({error}); it was left as it is.", remedy=RESTORING)
 
 
 def identity(path: Path) -> tuple[int, int] | None:
@@ -182,6 +177,13 @@ def inspect(path: Path, *, whole: bool, still: bool = False, busy_timeout_s: flo
     with closing(open_for_reading(path, still=still, busy_timeout_s=busy_timeout_s)) as db:
         db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         if whole and (found := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+            raise Damaged(" ".join(found.split()))
+
+
+def inspect_copy(path: Path) -> None:
+    """As `inspect`, with all indexes compared, for a file that nobody else has open; leaves nothing beside it. Raises sqlite3.Error."""
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as conn:
+        if (found := conn.execute("PRAGMA integrity_check(1)").fetchone()[0]) != "ok":
             raise Damaged(" ".join(found.split()))
 
 

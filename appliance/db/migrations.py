@@ -50,14 +50,14 @@ def migrate(db: Database, schema: Schema, path: Path, *, precious: bool) -> list
     for migration in schema.migrations:
         steps(name=migration.name)(migration.run)
     made: list[str] = []
-    if len(_done(db, steps, schema, path, precious)) == len(schema.migrations):
+    if len(_done(db, schema, path, precious)) == len(schema.migrations):
         return made  # nothing to lock the file for
     # Changing a table means dropping the old one, and enforced keys would then delete the rows that point to it:
     # https://www.sqlite.org/lang_altertable.html, 7. They are checked before each commit instead.
     with without_foreign_keys(db):
         while True:
             with _immediate(db):
-                done = _done(db, steps, schema, path, precious)  # again: now nobody else can be doing the same
+                done = _done(db, schema, path, precious)  # again: now nobody else can be doing the same
                 left = [migration.name for migration in schema.migrations[len(done):]]
                 if not left:
                     return made
@@ -95,18 +95,28 @@ def _immediate(db: Database) -> Iterator[None]:
     db.commit()
 
 
-def _done(db: Database, steps: Migrations, schema: Schema, path: Path, precious: bool) -> list[str]:
-    """Names of the steps that the file has had; they are the first ones of the schema, or StorageFailed is raised."""
+def steps_of(db: Database, schema: Schema) -> list[str]:
+    """Names of the steps of this schema that a file has had, in their order. Changes nothing in it."""
+    return [applied.name for applied in Migrations(schema.name).applied(db)]
+
+
+def check_known(done: Sequence[str], schema: Schema, path: Path, otherwise: str) -> None:
+    """Return where the steps that a file has had are the first ones of the schema. otherwise: what else can be done, for the remedy. Raises
+    StorageFailed."""
     known = [migration.name for migration in schema.migrations]
-    done = [applied.name for applied in steps.applied(db)]
-    other = f"move {path} away" if precious else f"delete {path}: it is filled again"
-    former = "put a backup of this version there" if precious else other
     if newer := [name for name in done if name not in known]:
         raise StorageFailed(f"{path} was written by a newer version of this program: it has had the step {newer[0]}.",
-                            remedy=f"Install that version again, or {former}.")  # fmt: skip
-    if done != known[:len(done)]:
+                            remedy=f"Install that version again, or {otherwise}.")  # fmt: skip
+    if list(done) != known[:len(done)]:
         raise StorageFailed(f"{path} was written by another line of versions: its steps are {', '.join(done)}.",
-                            remedy=f"Install the version that wrote it, or {other}.")  # fmt: skip
+                            remedy=f"Install the version that wrote it, or {otherwise}.")  # fmt: skip
+
+
+def _done(db: Database, schema: Schema, path: Path, precious: bool) -> list[str]:
+    """Names of the steps that the file has had; they are the first ones of the schema, or StorageFailed is raised."""
+    done = steps_of(db, schema)
+    other = f"move {path} away" if precious else f"delete {path}: it is filled again"
+    check_known(done, schema, path, "put a backup of this version there" if precious else other)
     tables = [name for name in db.table_names() if not name.startswith(("sqlite_", Migrations.migrations_table))]
     if not done and tables:
         raise StorageFailed(f"{path} belongs to something else: it has a table {tables[0]} and no record of {schema.name}.",

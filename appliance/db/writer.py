@@ -17,7 +17,7 @@ from sqlite_utils import Database
 
 from appliance.clock import unix_seconds
 from appliance.db import connection
-from appliance.db.connection import BESIDE, BUSY_TIMEOUT_S, Damaged, fault_of, identity, in_words, inspect, restoring
+from appliance.db.connection import BESIDE, BUSY_TIMEOUT_S, RESTORING, Damaged, fault_of, identity, in_words, inspect
 from appliance.db.migrations import Schema, create, migrate
 from appliance.errors import ApplianceError, Draining, StorageFailed
 
@@ -381,7 +381,7 @@ class _File:
             wal = self._beside("-wal")
             if self.precious and wal.exists():
                 raise StorageFailed(f"{self.path} is missing, but {wal.name} is there: somebody deleted or moved it.",
-                                    remedy=f"{restoring(self.path)} To begin with nothing instead, delete {wal}.")  # fmt: skip
+                                    remedy=f"{RESTORING} To begin with nothing instead, delete {wal}.")  # fmt: skip
             self._make()
         try:
             whole = self.precious or self.path.stat().st_size <= INSPECT_BYTES

@@ -789,7 +789,7 @@ def test_a_damaged_precious_file_is_refused_and_never_touched(path, keep, damage
     for _ in range(2):
         with pytest.raises(StorageFailed, match="is damaged") as caught:
             keep(precious=True)
-        assert str(path.parent.parent / "backups") in caught.value.remedy and "Stop the service" in caught.value.remedy
+        assert "appliance backup restore" in caught.value.remedy and "Stop the service" in caught.value.remedy
         assert path.read_bytes() == bad and not list(path.parent.glob("*corrupt*"))
     for file in path.parent.iterdir():
         file.unlink()
@@ -806,7 +806,7 @@ def test_a_precious_file_that_is_damaged_while_it_is_used_is_not_written_to(path
         with pytest.raises(StorageFailed, match="is damaged"):
             kept.add("lost")
     assert kept.writer.health.state == "degraded"
-    assert "backups" in kept.writer.health.reason and len(kept.lines) == 1
+    assert "appliance backup restore" in kept.writer.health.reason and len(kept.lines) == 1
     assert path.read_bytes() == bad and not kept.renewals
     kept.writer.close()
     assert path.read_bytes() == bad, "closing has nothing to write either"

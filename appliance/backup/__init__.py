@@ -1,0 +1,1 @@
+"""Backups: what is in one, the file it is, and how it comes back."""
