@@ -14,6 +14,7 @@ from appliance import saved_settings
 from appliance.access.service import Access
 from appliance.audit import Audit
 from appliance.auth import Auth
+from appliance.backup import shelf
 from appliance.cache.lookup import Options
 from appliance.cache.policy import read_shares
 from appliance.cache.service import Cache
@@ -267,6 +268,8 @@ class Services:
             yield from self.cache.gauges()
         yield from self.tls.gauges()
         yield from self.doctor.gauges()
+        if backup := shelf.newest(self.config):
+            yield "appliance_backup_age_seconds", "Age of the newest backup in which no fault was found.", [({}, time.time() - backup.made)]
         yield "appliance_web_memory_bytes", "Resident memory of the web worker.", [({}, memory)]
         yield from _llama_names(self.metrics, self.pipeline.engines)
 

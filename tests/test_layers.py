@@ -33,13 +33,12 @@ ONLY_IMPORTER = {
     "llama_cpp": {f"appliance.engine.llama_{part}" for part in ("backend", "context", "encoder", "lane", "library", "log", "model")} | {"appliance.factory.gguf_words", "appliance.factory.quantize"},
     "torch": {f"appliance.factory.{part}" for part in ("classifier", "distil", "pair_verifier", "starter", "student", "tutor", "understanding", "verifier")},
     "gunicorn": {"appliance.server"},
-    "cryptography": {"appliance.certificates", "appliance.bundle.archive", "appliance.bundle.signing"},
+    "cryptography": {"appliance.backup.encryption", "appliance.certificates", "appliance.bundle.archive", "appliance.bundle.signing"},
     "faiss": {"appliance.cache.index"},
     "onnxruntime": {f"appliance.engine.onnx_{part}" for part in ("decoder", "past", "session")}
     | {"appliance.factory.classifier"}
     | {f"appliance.factory.{part}_onnx" for part in ("convert", "evaluate", "quantize")},
     "transformers": {f"appliance.factory.{part}" for part in ("classifier", "convert_onnx", "tutor", "verifier")},
-    "cryptography": {"appliance.backup.encryption"},
     "optimum": {"appliance.factory.convert_onnx"},
     "huggingface_hub": {"appliance.intake.hub", "appliance.factory.convert_onnx"},
 }

@@ -9,6 +9,8 @@ from typing import Any
 import psutil
 from flask import Blueprint, Response, g, render_template
 
+from appliance.backup import shelf
+from appliance.clock import utc_date
 from appliance.config import data_dir
 from appliance.errors import ApplianceError
 from appliance.history import Sample
@@ -19,6 +21,7 @@ from appliance.http.pages import guarded
 
 COUNTED_S = 20.0
 FULL_DISK, FULL_MEMORY, HOT_C = 0.92, 0.92, 85.0
+OLD_BACKUP_S = 3 * 86_400.0
 
 
 def blueprint(services: Services) -> Blueprint:
@@ -129,4 +132,7 @@ def _attention(services: Services, found: dict[str, Any]) -> list[str]:
         words.append("Memory is nearly used up. Serve a smaller model, or fewer of them.")
     if (machine["temperature_c"] or 0) > HOT_C:
         words.append(f"The processor is at {machine['temperature_c']:.0f} °C and will slow down. Clean the fans.")
+    backup = shelf.newest(services.config)
+    if backup and time.time() - backup.made > OLD_BACKUP_S:
+        words.append(f"The last good backup is of {utc_date(backup.made)}. See on the page System whether backups can be made.")
     return words

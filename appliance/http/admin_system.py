@@ -1,4 +1,4 @@
-"""The box itself: versions, hardware, where things lie, the certificate, and the log."""
+"""The box itself: versions, hardware, where things lie, the certificate, backups and the log."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from appliance.config import data_dir
 from appliance.doctor.service import Doctor
 from appliance.engine.placement import describe
 from appliance.errors import NotFound
+from appliance.http import admin_backups
 from appliance.http.answering import reply
 from appliance.http.contract import Services, needs, public
 from appliance.http.json_body import wrong
@@ -34,7 +35,7 @@ def blueprint(services: Services) -> Blueprint:
         shown = {"level": level, "words": words, "lines": RECENT.lines(0, level, words)}
         return render_template(
             "system.html", person=g.signed.session.person, here="system", levels=LEVELS, log=shown, found=_shown(services), tls=services.tls.summary(),
-            doctor=_examined(services),
+            doctor=_examined(services), backups=admin_backups.shown(services),
         )  # fmt: skip
 
     @routes.get("/admin/api/system")

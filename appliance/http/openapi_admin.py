@@ -68,6 +68,14 @@ def paths(operation: Callable[..., Schema]) -> Schema:
         "/admin/api/jobs": told("admin_jobs", "Long work, the newest first."),
         "/admin/api/jobs/{number}": told("admin_job", "A job with its log from `start` on.", parameters=[NUMBER, {"name": "start", **from_to}]),
         "/admin/api/jobs/{number}/cancel": done("admin_cancel_job", "End a job.", [], number=NUMBER),
+        "/admin/api/backups": told("admin_backups", "The backups, the newest first.")
+        | done("admin_make_backup", "Make a backup; a job.", [], contents={"enum": ["usual", "cache", "models", "all"]}),
+        "/admin/api/backups/verify": done("admin_verify_backup", "Read a backup and check everything in it; a job.", ["name"], name=TEXT),
+        "/admin/api/backups/delete": done("admin_delete_backup", "Delete a backup.", ["name"], name=TEXT),
+        "/admin/api/backups/{file}": {"get": operation(
+            "admin_download_backup", "A backup as a file.", {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+            (*READING, "404"), security=SIGNED_IN, parameters=[{"name": "file", "in": "path", "required": True, "schema": {"type": "string"}}],
+        )},
         "/admin/api/system": told("admin_system", "Versions, hardware, and where things lie."),
         "/admin/api/tls": told("admin_tls", "What the TLS certificate says, and what is wrong with it."),
         "/admin/api/doctor": told("admin_doctor", "What is wrong with the box, why it matters, and what to do.", parameters=[

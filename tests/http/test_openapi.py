@@ -37,7 +37,7 @@ def test_it_describes_exactly_the_routes_there_are(service):
     for rule in service.app.url_map.iter_rules():
         if rule.endpoint.startswith(("pages.", "signing.")) or rule.endpoint.endswith((".page", ".one_page")):  # for people, not for programs
             continue
-        path = re.sub(r"<(?:path:)?name>", "{model}", rule.rule).replace("<int:number>", "{number}")
+        path = re.sub(r"<(?:path:)?name>", "{model}", rule.rule).replace("<int:number>", "{number}").replace("<path:file>", "{file}")
         routes |= {(path, method.lower()) for method in rule.methods - {"HEAD", "OPTIONS"}}
     doc = document(service.client)
     assert {(path, method) for path, item in doc["paths"].items() for method in item} == routes

@@ -12,6 +12,9 @@ from in_process import Service, on_a_socket
 from playwright.sync_api import Page, expect
 from sizes import NARROW, WIDE
 
+from appliance.backup.contents import Wishes
+from appliance.backup.create import create
+from appliance.backup.shelf import all_of, note_check
 from appliance.cache.answers import Near, note_near
 from appliance.cache.desk import Desk
 from appliance.cache.policy import EVERYBODY
@@ -31,7 +34,7 @@ LONG_NAME, KEY = "Ann-" + "a" * 60, "till-" + "k" * 59
 PAGES: dict[str, tuple[str, ...]] = {
     "/admin": ("h2:text-is('Engines')", f"th:text-is('{LONG_MODEL}')", f"th:text-is('{HOSTILE_MODEL}')", "[data-live=waiting]:text-is('1')", ".notice:has-text('restarted')", "[data-live=table] td"),
     "/admin/models": ("summary", "h2:text-is('Add a model')", "#upload", "button:text-is('Compare')"),
-    "/admin/system": ("h1:text-is('System')", "dl.facts", "summary:has-text('Problem: ')", "a:text-is('an archive for whoever helps')", "#filter", "#log"),
+    "/admin/system": ("h1:text-is('System')", "dl.facts", "summary:has-text('Problem: ')", "a:text-is('an archive for whoever helps')", "h2:text-is('Backups')", "[aria-label=Backups] td .problem", "button:text-is('Make a backup now')", "#filter", "#log"),
     "/admin/jobs": ("h1:text-is('Jobs')",),
     "/admin/answers": ("input[type=search]", f"summary:has-text('{WORD}')", "button:text-is('Approve')", "[aria-label='Nearly answered from memory'] td", "[aria-label='Found wrong'] td", "summary:has-text('rejected')", "button:text-is('Reject')", "#purge button"),
     "/admin/access": ("h2:text-is('API keys')", f"th:text-is('{KEY}')", "td:has-text('revoked on')", "button:text-is('Revoke')", "h2:text-is('People')", f"summary:has-text('{LONG_NAME}')", "summary:has-text('reviewer')", "button:text-is('Add')"),
@@ -84,7 +87,7 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
 
 
 def furnish(service: Service) -> str:
-    """People, keys, answers, misses, a line, a restart, an hour's numbers. Gives the token of who is signed in."""
+    """People, keys, answers, backups, misses, a line, a restart, an hour's numbers. Gives the token of who is signed in."""
     ticks = itertools.count(time.time() - 125, 10)
     service.history = History(service.metrics, now=lambda: next(ticks), cpu=lambda: 40.0)
     service.history.tick()
@@ -111,6 +114,10 @@ def furnish(service: Service) -> str:
         time.sleep(0.01)
     service.pipeline.engines[LONG_MODEL].supervisor.wait_ready(5)
     service.doctor.at, service.doctor.found = time.time(), (Finding("x", "problem", f"The file {WORD} is damaged.", f"{WORD}.", f"`rm {WORD}`"),)
+    for number in range(2):
+        create(service.config, Wishes(), "0.1.0", time.time() - 86_400 * number)
+    folder = service.config.data_dir / "backups"
+    note_check(folder, all_of(folder)[0].name, time.time(), f"it is damaged: {WORD} is missing")
     for _ in range(4):  # three are let in, see Admission
         service.pipeline.engines["fake"].admission.enter("somebody")
     return token

@@ -50,7 +50,26 @@ export function wire(apart = "") {
         await send(form, button?.name ? { [button.name]: button.value } : {});
         sessionStorage.setItem("told", form.dataset.told ?? "Done.");
         location.reload();
-      } catch (error) { told(error.message, true); document.getElementById("told").scrollIntoView({ block: "center" }); }
+      } catch (error) { fail(error); }
     });
   }
+}
+
+/** Lets the forms with data-job work: the page of the job opens when it begins. */
+export function wireJobs() {
+  for (const form of document.querySelectorAll("form[data-job]")) {
+    form.addEventListener("submit", async (event) => {
+      event.preventDefault();
+      try {
+        const job = await send(form);
+        location.href = `/admin/jobs/${job.number}`;
+      } catch (error) { fail(error); }
+    });
+  }
+}
+
+/** Tells an error where it is seen. */
+export function fail(error) {
+  told(error.message, true);
+  document.getElementById("told").scrollIntoView({ block: "center" });
 }

@@ -1,24 +1,10 @@
 // Models: states as they change, uploads in pieces, and jobs, whose page is opened when they begin.
 
-import { send, told, wire } from "./forms.js";
+import { fail, told, wire, wireJobs } from "./forms.js";
 
 const PIECE = 4 << 20, EVERY_MS = 2000, TRIES = 5;
 wire("[data-job]");
-
-for (const form of document.querySelectorAll("form[data-job]")) {
-  form.addEventListener("submit", async (event) => {
-    event.preventDefault();
-    try {
-      const job = await send(form);
-      location.href = `/admin/jobs/${job.number}`;
-    } catch (error) { fail(error); }
-  });
-}
-
-function fail(error) {
-  told(error.message, true);
-  document.getElementById("told").scrollIntoView({ block: "center" });
-}
+wireJobs();
 
 /** The API's answer to a request; throws an Error in words, with `again` where trying again may help. */
 async function ask(address, body, type = "application/json") {

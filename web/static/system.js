@@ -1,5 +1,9 @@
-// The log: what came since the page was opened, as long as it is to be followed.
+// Backups, and the log: what came since the page was opened, as long as it is to be followed.
 
+import { wire, wireJobs } from "./forms.js";
+
+wire("[data-job]");
+wireJobs();
 const EVERY_MS = 2000, MOST_CHARS = 400000;
 const log = document.getElementById("log"), follow = document.getElementById("follow");
 const shown = new URLSearchParams(location.search);
