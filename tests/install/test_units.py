@@ -17,9 +17,9 @@ def analyze(*words: str) -> str:
     return found.stdout + found.stderr
 
 
-@pytest.mark.parametrize("name", ["appliance.service", "appliance.slice"])
+@pytest.mark.parametrize("name", ["appliance.service", "appliance.slice", "appliance-backup.service", "appliance-backup.timer"])
 def test_systemd_finds_nothing_to_complain_of(name, tmp_path):
-    for unit in UNITS.glob("appliance.s[el]*"):
+    for unit in [*UNITS.glob("*.service"), *UNITS.glob("*.slice"), *UNITS.glob("*.timer")]:
         (tmp_path / unit.name).write_text(unit.read_text().replace("/opt/appliance/current/.venv/bin/appliance", "/bin/true"))
     assert analyze("verify", "--man=no", str(tmp_path / name)) == ""
 
@@ -30,10 +30,20 @@ def test_a_mistake_in_a_unit_would_be_found(tmp_path):
     assert "notifies" in analyze("verify", "--man=no", str(tmp_path / "appliance.service"))
 
 
-def test_what_the_service_may_do_is_little():
-    told = analyze("security", "--offline=true", "--no-pager", str(UNITS / "appliance.service"))
-    level = float(re.search(r"Overall exposure level for appliance\.service: ([\d.]+)", told)[1])
+@pytest.mark.parametrize("name", ["appliance.service", "appliance-backup.service"])
+def test_what_a_service_may_do_is_little(name):
+    told = analyze("security", "--offline=true", "--no-pager", str(UNITS / name))
+    level = float(re.search(rf"Overall exposure level for {re.escape(name)}: ([\d.]+)", told)[1])
     assert level <= MOST_EXPOSED, told
+
+
+def test_the_nightly_backup_calls_commands_that_exist_and_is_made_up_for():
+    from appliance.cli import build_parser
+
+    unit, timer = ((UNITS / f"appliance-backup.{kind}").read_text() for kind in ("service", "timer"))
+    commands = re.findall(r"^ExecStart=\S+/appliance (.+)$", unit, re.M)
+    assert [build_parser().parse_args(words.split()).action for words in commands] == ["create", "prune"]
+    assert "Persistent=true" in timer and re.search(r"^RandomizedDelaySec=\d+min$", timer, re.M)
 
 
 def test_the_unit_knows_the_programs_exit_codes_and_times():
@@ -49,7 +59,7 @@ def test_the_unit_knows_the_programs_exit_codes_and_times():
 
 @pytest.mark.parametrize("path", sorted((UNITS / "drop-ins").glob("*.conf")), ids=lambda path: path.name)
 def test_the_examples_fit_their_unit(path, tmp_path):
-    name = "appliance.slice" if "[Slice]" in path.read_text() else "appliance.service"
+    name = "appliance.slice" if "[Slice]" in path.read_text() else "appliance-backup.service" if path.name.startswith("backup") else "appliance.service"
     (tmp_path / name).write_text((UNITS / name).read_text().replace("/opt/appliance/current/.venv/bin/appliance", "/bin/true"))
     (tmp_path / f"{name}.d").mkdir()
     (tmp_path / f"{name}.d" / path.name).write_text(path.read_text())
