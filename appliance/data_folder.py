@@ -41,7 +41,7 @@ def held(folder: Path, refusal: InUse, *, alone: bool = True) -> Iterator[None]:
 
 @contextmanager
 def served(folder: Path) -> Iterator[None]:
-    """Of a service: while it works with the folder nothing is restored there. Makes it, or ends a restore that was killed. Raises InUse while
+    """For a service or a command that writes: while it works with the folder nothing is restored there. Makes it, or ends a restore that was killed. Raises InUse while
     one runs, StorageFailed, OSError."""
     finish_switch(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -29,18 +29,20 @@ CONFIGURATION = "from-backup"
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """A file of the data folder. optional: only in a backup that was asked for it."""
+    """A file of the data folder. precious: no backup without it; another one that is damaged is left out. optional: only in a backup that was
+    asked for it."""
 
     name: str
     schema: Schema
+    precious: bool = True
     optional: bool = False
 
 
 DATABASES = (
     Database(access.FILE, people.SCHEMA),
     Database(cache.STATE_FILE, reviewed.SCHEMA),
-    Database(usage.FILE, usage.SCHEMA),
-    Database(cache.ANSWERS_FILE, answers.SCHEMA, optional=True),
+    Database(usage.FILE, usage.SCHEMA, precious=False),
+    Database(cache.ANSWERS_FILE, answers.SCHEMA, precious=False, optional=True),
 )
 FILES = (SAVED_FILE, BEFORE)
 SECRETS = ("tls",)

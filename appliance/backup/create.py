@@ -12,8 +12,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from sqlite_utils import Database as SQLite
-
 from appliance.backup import archive, shelf
 from appliance.backup.archive import Manifest, Progress
 from appliance.backup.contents import DATABASES, WORK, Database, Member, Wishes, databases, other_members
@@ -28,77 +26,98 @@ PART_S = 86_400.0
 """A part of a backup that is older was left by a program that was killed."""
 
 
-def create(config: Config, wishes: Wishes, version: str, now: float, begun: Callable[[int], Progress] | None = None) -> shelf.Backup:
+def create(
+    config: Config,
+    wishes: Wishes,
+    version: str,
+    now: float,
+    begun: Callable[[int], Progress] = lambda total: lambda count: None,
+    tell: Callable[[str], object] = lambda sentence: None,
+) -> shelf.Backup:
     """Make a backup, read it back, and only then give it its name. The service may run: it is read as it was at one moment (see `_snapshots`).
-    begun: is told how many bytes there are, and gives who is told of those that are done.
+    begun: is told how many bytes there are, and gives who is told of those that are done. tell: takes a sentence on what was left out.
 
     Secrets go along where it is encrypted or they are wished for. Raises NotFound where there is nothing to keep, InUse while another one is
-    made, StorageFailed, PermissionDenied, ConfigError; then the backups of before are as they were.
+    made, StorageFailed (also where a precious database is damaged), PermissionDenied, ConfigError; then the backups of before are as they were.
     """
-    folder, target, words = data_dir(config), shelf.folder_of(config), shelf.passphrase(config)
+    folder, target, words = data_dir(config), shelf.folder_of(config, make=True), shelf.passphrase(config)
     wishes = replace(wishes, secrets=wishes.secrets or words is not None)
     wanted = databases(folder, wishes)
     if not wanted:
         raise NotFound(f"There is nothing to back up in {folder}.", remedy="Name the service's data folder with --data-dir.")
-    try:
-        with workplace(folder) as work:
-            schemas = _snapshots(folder, wanted, work)
-            members = [Member(one.name, work / one.name) for one in wanted] + list(other_members(folder, config, wishes))
-            paper = Manifest(now, version, platform.node(), schemas, archive.described(members), wishes.models, wishes.cache, wishes.secrets)
-            return _written(target, paper, members, words, work, begun(paper.size) if begun else lambda count: None)
-    except OSError as error:
-        raise in_words(error, f"Making a backup in {target}") from None
+    name = shelf.name_of(now, words is not None)
+    if (target / name).exists():
+        raise InUse(f"There is a backup {name} already.", remedy="Try again in a second.")
+    with _in_words(f"Copying what is in {folder}"), workplace(folder) as work:
+        schemas = _snapshots(folder, wanted, work, tell)
+        members = [Member(one, work / one) for one in schemas] + list(other_members(folder, config, wishes))
+        paper = Manifest(now, version, platform.node(), schemas, archive.described(members), wishes.models, wishes.cache, wishes.secrets)
+        with _in_words(f"Writing the backup into {target}"), _part(target, now) as part:
+            with part.open("wb") as file:
+                archive.write(file, paper, members, words, begun(paper.size))
+                file.flush()
+                os.fsync(file.fileno())
+            archive.read(part, words, lambda entry: None)  # the databases are those that were looked through
+            give_to_owner(part, target)
+            part.rename(target / name)
+            sync_folder(target)
+    shelf.note_check(target, name, now)
+    return shelf.find(target, name)
 
 
-def _snapshots(folder: Path, wanted: Sequence[Database], work: Path) -> dict[str, list[str]]:
+def _snapshots(folder: Path, wanted: Sequence[Database], work: Path, tell: Callable[[str], object]) -> dict[str, list[str]]:
     """Copies of the databases in `work`, all of one moment: a read transaction is begun in each, within milliseconds, before the first is
     copied. Nobody who writes waits for that (WAL). No file has rows that are nothing without those of another, so the milliseconds between
     them cannot make them contradict each other. Returns the steps of their schemas."""
-    steps, path = {}, folder
+    steps, opened = {}, {}
     with ExitStack() as stack:
-        try:
-            opened: dict[Database, SQLite] = {}
-            for one in wanted:
-                path = folder / one.name
-                opened[one] = connection.open_for_reading(path)
-                stack.callback(opened[one].close)
-            for one, db in opened.items():
-                path = folder / one.name
+        for one in wanted:
+            with _damage(one, folder, tell):
+                db = connection.open_for_reading(folder / one.name)
+                stack.callback(db.close)
                 db.execute("BEGIN")
                 db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-            for one, db in opened.items():
-                path = folder / one.name
+                opened[one] = db
+        for one, db in opened.items():
+            with _damage(one, folder, tell):
                 connection.copy(db, work / one.name)
+                connection.inspect_copy(work / one.name)
                 steps[one.name] = steps_of(db, one.schema)
-        except sqlite3.Error as error:
-            raise connection.in_words(error, path, True) from None
     return steps
 
 
-def _written(target: Path, paper: Manifest, members: Sequence[Member], words: bytes | None, work: Path, progress: Progress) -> shelf.Backup:
-    name = shelf.name_of(paper.made, words is not None)
-    if (target / name).exists():
-        raise InUse(f"There is a backup {name} already.", remedy="Try again in a second.")
-    for old in target.glob(".appliance-*.part"):
-        if paper.made - old.stat().st_mtime > PART_S:
-            old.unlink()
-    number, part = tempfile.mkstemp(prefix=".appliance-", suffix=".part", dir=target)  # mode 0600
+@contextmanager
+def _damage(one: Database, folder: Path, tell: Callable[[str], object]) -> Iterator[None]:
+    """What is not precious is left out where it is damaged."""
     try:
-        with open(number, "wb") as file:
-            archive.write(file, paper, members, words, progress)
-            file.flush()
-            os.fsync(file.fileno())
-        for one in DATABASES:
-            (work / one.name).unlink(missing_ok=True)
-        _check(Path(part), words, work)
-        give_to_owner(Path(part), target)
-        os.rename(part, target / name)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
-    sync_folder(target)
-    shelf.note_check(target, name, paper.made)
-    return shelf.find(target, name)
+        yield
+    except sqlite3.Error as error:
+        words = connection.in_words(error, folder / one.name, one.precious)
+        if one.precious or connection.fault_of(error) != "damaged":
+            raise words from None
+        tell(f"{one.name} is not in the backup: {words}")
+
+
+@contextmanager
+def _part(target: Path, now: float) -> Iterator[Path]:
+    """A new file (mode 0600) that is gone at the end unless it was given another name."""
+    for old in target.glob(".appliance-*.part"):
+        if now - old.stat().st_mtime > PART_S:
+            old.unlink()
+    number, name = tempfile.mkstemp(prefix=".appliance-", suffix=".part", dir=target)
+    os.close(number)
+    try:
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _in_words(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise in_words(error, doing) from None
 
 
 def verify(path: Path, config: Config, now: float, progress: Progress = lambda count: None) -> Manifest:
@@ -106,22 +125,15 @@ def verify(path: Path, config: Config, now: float, progress: Progress = lambda c
     StorageFailed, InUse, ConfigError."""
     words = shelf.passphrase(config)
     try:
-        with workplace(data_dir(config)) as work:
+        with _in_words(f"Checking {path}"), workplace(data_dir(config)) as work:
             archive.check_whole(path, progress)
-            paper = _check(path, words, work, progress)
+            names = {one.name for one in DATABASES}
+            paper = archive.read(path, words, lambda entry: work / entry.name if entry.name in names else None, progress=progress)
+            check_databases(path, work, paper)
     except BadBackup as error:
         shelf.note_check(path.parent, path.name, now, str(error))
         raise
-    except OSError as error:
-        raise in_words(error, f"Checking {path}") from None
     shelf.note_check(path.parent, path.name, now)
-    return paper
-
-
-def _check(path: Path, words: bytes | None, work: Path, progress: Progress = lambda count: None) -> Manifest:
-    names = {one.name for one in DATABASES}
-    paper = archive.read(path, words, lambda entry: work / entry.name if entry.name in names else None, progress=progress)
-    check_databases(path, work, paper)
     return paper
 
 

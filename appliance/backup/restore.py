@@ -31,9 +31,10 @@ from appliance.storage import in_words, sync_folder
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What came of it. former: where the data of before lie, or None. missing: models whose weights are neither in the backup nor here."""
+    """What came of it. made: when the backup was made, in Unix seconds. former: where the data of before lie, or None. missing: models whose weights are neither in the backup nor here."""
 
     folder: Path
+    made: float
     former: Path | None = None
     missing: list[str] = field(default_factory=list)
 
@@ -67,7 +68,7 @@ def restore(path: Path, folder: Path, words: bytes | None, version: str, now: fl
             (new / COMPLETE).write_bytes(marker)
             give_to_owner(new / COMPLETE, new)
             os.sync()
-            return Restored(folder, _switch(folder, new, now), missing)
+            return Restored(folder, paper.made, _switch(folder, new, now), missing)
     except OSError as error:
         raise in_words(error, f"Restoring into {folder}", "Run the command as root." if error.errno in (errno.EACCES, errno.EPERM) else "") from None
 

@@ -49,16 +49,16 @@ def name_of(made: float, encrypted: bool) -> str:
     return f"appliance-{time.strftime(STAMP, time.gmtime(made))}.tar.gz{'.sealed' if encrypted else ''}"
 
 
-def folder_of(config: Config) -> Path:
-    """Where backups lie. Raises StorageFailed where a folder that was set is not there: a stick that is not plugged in is not replaced by an
+def folder_of(config: Config, *, make: bool = False) -> Path:
+    """Where backups lie; the default folder may not exist yet, unless it is to be made. Raises StorageFailed where a folder that was set is not there: a stick that is not plugged in is not replaced by an
     empty folder of its name."""
     folder = config.backup_dir or data_dir(config) / BACKUPS
+    if config.backup_dir and not os.path.isdir(folder):
+        raise StorageFailed(f"There is no folder {folder} for backups (backup_dir).", remedy="Plug in the stick, mount the share, or make the folder.")
     try:
-        if config.backup_dir is None:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if make and config.backup_dir is None and folder.parent.is_dir():
+            folder.mkdir(mode=0o700, exist_ok=True)
             give_to_owner(folder, folder.parent)
-        if not os.path.isdir(folder):
-            raise StorageFailed(f"There is no folder {folder} for backups (backup_dir).", remedy="Plug in the stick, mount the share, or make the folder.")
     except OSError as error:
         raise in_words(error, f"Making {folder}") from None
     return folder

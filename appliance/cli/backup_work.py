@@ -15,6 +15,7 @@ from appliance.backup.contents import CONFIGURATION, Wishes
 from appliance.backup.shelf import Backup
 from appliance.cli import version
 from appliance.cli.progress import Bar
+from appliance.clock import utc_date
 from appliance.config import Config, data_dir, load_config
 from appliance.errors import BadBackup, ConfigError, InvalidRequest
 from appliance.intake.add import in_units
@@ -33,6 +34,10 @@ def _reading(path: Path) -> Bar:
     return Bar(path.name, 2 * path.stat().st_size if path.is_file() else 0)  # as a whole, then what is in it
 
 
+def _warn(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
+
+
 def run_create(arguments: argparse.Namespace) -> int:
     """One line: what was made."""
     config = _config(arguments)
@@ -42,13 +47,13 @@ def run_create(arguments: argparse.Namespace) -> int:
             bar.total = total
             return bar
 
-        made = create.create(config, Wishes(arguments.models, arguments.cache, arguments.secrets), version(), time.time(), begun)
+        made = create.create(config, Wishes(arguments.models, arguments.cache, arguments.secrets), version(), time.time(), begun, _warn)
     if arguments.json:
         print(json.dumps(_as_json(made), indent=2))
     else:
         print(f"{made.path} ({in_units(made.size)}{', encrypted' if made.encrypted else ''}) is made and checked.")
         if not made.encrypted:
-            print("It is not encrypted (backup_passphrase_file): whoever has it can read all reviewed answers. Passwords and keys are in it as digests.", file=sys.stderr)
+            _warn("It is not encrypted (backup_passphrase_file): whoever has it can read all reviewed answers. Passwords and keys are in it as digests.")
     return 0
 
 
@@ -108,7 +113,7 @@ def run_restore(arguments: argparse.Namespace) -> int:
     path = _path(config, arguments.file)
     with _reading(path) as bar:
         done = restore.restore(path, folder, shelf.passphrase(config), version(), time.time(), bar)
-    print(f"{done.folder} is restored from {path.name}.")
+    print(f"{done.folder} is restored from {path.name}, made on {utc_date(done.made)}. Keys and passwords are as they were then: revoke again what was revoked since.")
     if done.former:
         print(f"What was there before lies in {done.former}. Delete it when all is well.")
     if (done.folder / CONFIGURATION).is_dir():

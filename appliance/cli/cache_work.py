@@ -20,6 +20,7 @@ from appliance.cache.answers import Selection
 from appliance.cache.service import ANSWERS_FILE, STATE_FILE
 from appliance.clock import utc_date
 from appliance.config import data_dir, load_for_work
+from appliance.data_folder import served
 from appliance.db.connection import Readers
 from appliance.db.migrations import Schema
 from appliance.db.writer import Writer
@@ -61,7 +62,7 @@ def _written(arguments: argparse.Namespace, which: str, work: Callable[[Database
     folder = _folder(arguments)
     if not make and not (folder / name).exists():
         raise NotFound(f"Nothing is remembered in {folder}: there is no {name}.", remedy="Name the service's data folder with --data-dir.")
-    with Writer(folder / name, schema, precious=precious, log=lambda level, words: print(words, file=sys.stderr)) as writer:
+    with served(folder), Writer(folder / name, schema, precious=precious, log=lambda level, words: print(words, file=sys.stderr)) as writer:
         return writer.do(work, WAIT_S)
 
 

@@ -14,9 +14,10 @@ import time
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import psutil
 import pytest
 from fakes import python
 from hypothesis import given
@@ -29,11 +30,13 @@ from appliance.backup import archive, contents, create, encryption, restore, she
 from appliance.backup.contents import Member, Wishes
 from appliance.cache import reviewed
 from appliance.cache.reviewed import NewReviewed
+from appliance.cli import main
 from appliance.config import load_config
 from appliance.data_folder import COMPLETE, finish_switch, restoring, served
 from appliance.db.connection import Readers
 from appliance.db.writer import Writer
 from appliance.errors import ApplianceError, BadBackup, ConfigError, InUse, NotFound, PermissionDenied, StorageFailed
+from appliance.jobs import Job
 
 NOW, DAY_S = 1_790_000_000.0, 86_400.0
 VERSION = "0.1.0"
@@ -149,7 +152,7 @@ def test_a_backup_comes_back_with_keys_answers_settings_and_the_models_papers(bo
     assert names(made.path) == ["access.db", "state.db", "settings.toml", "models/small/certificate.json", "models/small/manifest.toml"]
     done = box.restore(made.path, tmp_path / "other" / "new")
     new = tmp_path / "other" / "new"
-    assert done == restore.Restored(new, None, ["small"]) and answers(new) == {"When is the lab open?": ANSWER}
+    assert done == restore.Restored(new, NOW, None, ["small"]) and answers(new) == {"When is the lab open?": ANSWER}
     assert keys(new) == {people.digest_of(box.key)} and (new / "settings.toml").read_text() == "queue_size = 7\n"
     assert (new / "access.db").stat().st_mode & 0o777 == 0o600
 
@@ -228,9 +231,17 @@ def test_a_damaged_database_is_found_before_the_backup_has_its_name(box):
     data = bytearray((box.folder / "state.db").read_bytes())
     data[4096 * 3:4096 * 3 + 64] = os.urandom(64)
     (box.folder / "state.db").write_bytes(data)
-    with pytest.raises((BadBackup, StorageFailed), match=r"state\.db.*damaged"):
+    with pytest.raises(StorageFailed, match=r"state\.db is damaged"):
         box.backup(NOW + 1)
     assert shelf.all_of(good.path.parent) == [good] and not list(good.path.parent.glob(".*part"))
+
+
+def test_a_damaged_file_that_is_not_precious_is_left_out_and_told(box):
+    (box.folder / "usage.db").write_bytes(b"rubbish" * 999)
+    told = []
+    made = create.create(box.config, Wishes(), VERSION, NOW, tell=told.append)
+    assert "usage.db" not in names(made.path) and "state.db" in names(made.path)
+    assert len(told) == 1 and "usage.db is not in the backup" in told[0] and "damaged" in told[0]
 
 
 # -- what is refused -----------------------------------------------------------------------------------------------------------
@@ -259,7 +270,7 @@ def forged(path: Path, paper: archive.Manifest, members: list[Member]) -> Path:
     """A backup with a right seal, whatever is in it."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as tar:
-        for member in [Member(archive.MANIFEST, data=json.dumps(archive.asdict(paper)).encode()), *members]:
+        for member in [Member(archive.MANIFEST, data=json.dumps(asdict(paper)).encode()), *members]:
             info = tarfile.TarInfo(member.name)
             info.size = len(member.data)
             tar.addfile(info, io.BytesIO(member.data))
@@ -481,6 +492,18 @@ def test_nothing_is_restored_under_a_running_service_and_none_starts_during_a_re
         pass
 
 
+def test_nothing_is_restored_under_a_job_that_goes_on_without_its_service(box):
+    path = box.backup().path
+    folder = box.folder / "jobs" / "1"
+    folder.mkdir(parents=True)
+    job = Job(1, "Convert", "Ann", (), NOW, "running", pid=os.getpid(), born=psutil.Process().create_time())
+    (folder / "job.json").write_text(json.dumps(asdict(job)))
+    with untouched(box), pytest.raises(InUse, match="The job 'Convert' still works"):
+        box.restore(path)
+    (folder / "job.json").write_text(json.dumps(asdict(replace(job, born=1.0))))
+    assert box.restore(path).former
+
+
 def test_what_was_interrupted_between_its_last_steps_is_finished_by_the_next_restore_or_start(box):
     path = box.backup().path
     def start(folder: Path, name: str) -> None:
@@ -504,6 +527,29 @@ def test_a_folder_that_cannot_be_replaced_is_told_before_anything_is_done(box, m
     with untouched(box), pytest.raises(StorageFailed, match="mount point") as caught:
         box.restore(path)
     assert "--into" in str(caught.value)
+
+
+def test_the_commands_say_what_they_did_and_what_is_wrong(box, capsys):
+    def run(*words: str) -> tuple[int, str, str]:
+        code = main(["backup", words[0], f"--data-dir={box.folder}", *words[1:]])
+        return code, *capsys.readouterr()
+
+    assert run("list") == (0, "There is no backup yet. Make one: appliance backup create\n", "") and not (box.folder / "backups").exists()
+    code, said, warned = run("create", "--cache")
+    assert code == 0 and "is made and checked" in said and "not encrypted" in warned
+    (one,) = json.loads(run("list", "--json")[1])
+    assert one["fault"] is None and one["name"] in run("list")[1]
+    assert "good. 5 files" in run("verify")[1]
+    code, said, _ = run("restore", one["name"])
+    assert code == 0 and "before-restore" in said and "revoke again" in said and "small" not in said
+    assert run("restore", "another") == (64, "", f"appliance: There is no backup 'another' in {box.folder / 'backups'}. `appliance backup list` shows what there is.\n")
+    assert run("prune")[1] == "No backup is old enough to go.\n"
+    box.folder.rename(restoring(box.folder))
+    assert "was interrupted" in run("restore", one["name"])[1]
+    Path(one["path"]).write_bytes(Path(one["path"]).read_bytes()[:-1])
+    code, said, wrong = run("verify", one["name"])
+    assert (code, said) == (65, "") and "its end is missing" in wrong and "Traceback" not in wrong
+    assert "not good" in run("list")[1]
 
 
 KILLS = """
