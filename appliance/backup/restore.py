@@ -82,6 +82,8 @@ def _alone(folder: Path) -> Iterator[Path]:
     with _stopped(folder):
         new.mkdir(mode=0o700, exist_ok=True)
         with held(new, busy):
+            if folder.exists():
+                (new / COMPLETE).unlink(missing_ok=True)  # of one that was killed before it had changed anything
             try:
                 yield new
             except BaseException:
@@ -127,7 +129,7 @@ def _take_over(folder: Path, new: Path, paper: Manifest) -> list[str]:
     models without weights."""
     _link_tree(folder / BACKUPS, new / BACKUPS)
     for name in SECRETS:
-        if not paper.secrets and (folder / name).is_dir():
+        if (folder / name).is_dir() and not (new / name).exists():
             shutil.copytree(folder / name, new / name, symlinks=True)
     here = folder / MODELS
     for model in sorted(here.iterdir()) if here.is_dir() else ():

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import resource
+import shutil
 import subprocess
 import tarfile
 import tempfile
@@ -466,16 +467,16 @@ def test_pruning_never_takes_the_last_good_one(box):
 def test_the_former_data_are_kept_beside_and_the_models_and_backups_stay(box, tmp_path):
     box.model("gone", b"gone")
     path = box.backup().path
-    (box.folder / "models" / "gone" / "gone.gguf").unlink()
-    (box.folder / "models" / "gone" / "manifest.toml").unlink()
-    (box.folder / "models" / "gone" / "certificate.json").unlink()
-    (box.folder / "models" / "gone").rmdir()
+    shutil.rmtree(box.folder / "models" / "gone")
+    (box.folder / "tls").mkdir()
+    (box.folder / "tls" / "key.pem").write_text("of this box")
     box.write("What came later?", "This.")
     before = tree(box.folder)
     done = box.restore(path)
     assert done.former == box.folder.with_name("data.before-restore-20260921T141320Z") and done.missing == ["gone"]
     assert {name: digest for name, digest in tree(done.former).items()} == before
     assert answers(box.folder) == {"When is the lab open?": ANSWER} and "What came later?" in answers(done.former)
+    assert (box.folder / "tls" / "key.pem").read_text() == "of this box"
     assert (box.folder / "models" / "small" / "small.gguf").read_bytes() == b"weights" * 999
     assert [one.name for one in shelf.all_of(box.folder / "backups")] == [path.name]
     again = box.restore(box.folder / "backups" / path.name)
@@ -516,6 +517,11 @@ def test_what_was_interrupted_between_its_last_steps_is_finished_by_the_next_res
         finish(box.folder, path.name)
         assert (box.folder / COMPLETE).is_file() and not restoring(box.folder).exists()
         assert answers(box.folder) == answers(done.former)
+    restoring(box.folder).mkdir()
+    (restoring(box.folder) / COMPLETE).write_text("{}")  # killed before the first rename
+    with pytest.raises(BadBackup):
+        box.restore(box.folder / "settings.toml")
+    assert not restoring(box.folder).exists(), "what was not put in place is not put there later"
     restoring(box.folder).mkdir()
     box.folder.rename(box.folder.with_name("away"))
     assert not finish_switch(box.folder), "what is not complete takes nobody's place"
