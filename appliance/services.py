@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -39,7 +38,7 @@ from appliance.tls_context import Tls
 from appliance.uploads import Uploads
 from appliance.usage import Usage
 
-AUDIT_EVERY_S, DOCTOR_EVERY_S = 5.0, 10.0
+AUDIT_EVERY_S, DOCTOR_EVERY_S = 5.0, 60.0
 
 
 class Services:
@@ -88,7 +87,7 @@ class Services:
         self.metrics.add_source(self._gauges)
 
     def _facts(self) -> Facts:
-        seen = running.here(self.pipeline.engines, self.started_unix, os.getpid())
+        seen = running.here(self.pipeline.engines, self.started_unix)
         return reading.collect(self.config, seen, whole_up_to=reading.WHOLE_WHILE_SERVING)
 
     def _cache(self) -> Cache:

@@ -187,7 +187,7 @@ class Service:
             engine.supervisor.start()
             if loaded and not refuse:
                 engine.supervisor.wait_ready(5)
-        self.doctor = Doctor(lambda: reading.collect(self.config, running.here(self.pipeline.engines, self.started_unix, os.getpid())))
+        self.doctor = Doctor(lambda: reading.collect(self.config, running.here(self.pipeline.engines, self.started_unix)))
         self.metrics.add_source(self.doctor.gauges)
         self.app = create_app(self)
         self.app.test_client_class = Client

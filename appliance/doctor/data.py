@@ -93,7 +93,7 @@ def read_models(config: Config, served: Iterable[str]) -> tuple[Model, ...]:
     entries = [entry for entry in (*asked, catalog.embedder(config, asked), catalog.pair_verifier(config)) if entry]
     names = {*served, *(entry.model.name for entry in entries if entry.model)}
     hashes = catalog.hash_cache(config)
-    found = [_model(model, model.name.removesuffix(catalog.TWIN) in names or model.name in names, hashes) for model in catalog.read_catalog(config).models]
+    found = [_model(model, model.name in names, hashes) for model in catalog.read_catalog(config).models]
     for entry in entries:
         if not entry.model and entry.engine != "fake":
             fault = "" if os.path.exists(entry.path) else f"There is no model file at {entry.path}."
@@ -125,7 +125,7 @@ def _size_bytes(path: Path) -> int:
 def read_kept(folder: Path, config: Config) -> tuple[Kept, ...]:
     """The data folder, what lies in it, and the files with secrets that the settings name."""
     secrets = [path for path in (config.api_key_file, config.tls_key) if path]
-    inside = sorted(folder.iterdir()) if os.access(folder, os.R_OK | os.X_OK) and folder.is_dir() else []
+    inside = sorted(path for path in folder.iterdir() if path.name != "lost+found") if os.access(folder, os.R_OK | os.X_OK) and folder.is_dir() else []
     found = []
     for path in (folder, *inside, *secrets):
         try:

@@ -193,8 +193,10 @@ def disk_full(facts: Facts) -> Iterator[Finding]:
     for disk in facts.disks:
         little = disk.free_bytes < min(FREE_SHARE * disk.total_bytes, FREE_BYTES)
         none = disk.free_bytes < min(EMPTY_SHARE * disk.total_bytes, EMPTY_BYTES)
-        remedy = "Remove a model (`appliance models remove NAME`), lower `cache_mb`, or make room with other files."
-        why = "When nothing can be written any more, answers are not remembered, keys cannot be made and models not be added."
+        remedy, why = f"Remove what other programs left in {disk.folder}.", "Large requests are kept there for a moment, and fail where there is no room."
+        if "data folder" in disk.purpose:
+            remedy = "Remove a model (`appliance models remove NAME`), lower `cache_mb`, or make room with other files."
+            why = "When nothing can be written any more, answers are not remembered, keys cannot be made and models not be added."
         if little:
             limit = min(FREE_SHARE * disk.total_bytes, FREE_BYTES)
             yield Finding(

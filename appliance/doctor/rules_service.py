@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from appliance.catalog import TWIN
 from appliance.config import is_loopback
 from appliance.doctor.facts import Facts
 from appliance.doctor.findings import Finding
@@ -158,9 +159,10 @@ def models_changed(facts: Facts) -> Iterator[Finding]:
 
 
 def models_unserved(facts: Facts) -> Iterator[Finding]:
-    """Large models that were added and that nobody can use."""
+    """Large models that were added and that nobody can use. The ONNX form of a served model may be the one that runs."""
+    served = {model.name for model in facts.models if model.served}
     for model in facts.models:
-        if not (model.served or model.shipped or model.fault) and model.size_bytes > LARGE_BYTES:
+        if not (model.name.removesuffix(TWIN) in served or model.shipped or model.fault) and model.size_bytes > LARGE_BYTES:
             yield Finding(
                 "model_unserved", "note", f"The model {model.name} takes {gigabytes(model.size_bytes)} on the disk and is not served.",
                 "It takes space that backups, other models and remembered answers could use.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import ssl
 import time
 from collections.abc import Mapping
@@ -35,7 +36,7 @@ class Running:
     metrics: str = ""
 
 
-def here(engines: Mapping[str, Served], started_at: float, pid: int, metrics: str = "") -> Running:
+def here(engines: Mapping[str, Served], started_at: float) -> Running:
     """Of the service in this process."""
     found = []
     for name, engine in engines.items():
@@ -44,7 +45,7 @@ def here(engines: Mapping[str, Served], started_at: float, pid: int, metrics: st
         found.append(Engine(name, status.state, status.reason, engine.task, status.pid, threads, cpus, dict(status.restarts)))
     after = time.time() - DAY_S
     errors = tuple(line.text.partition("\n")[0] for line in RECENT.lines(level="error") if line.at > after)
-    return Running("us", tuple(found), started_at, pid, errors, metrics)
+    return Running("us", tuple(found), started_at, os.getpid(), errors)
 
 
 def ask(config: Config) -> Running:
@@ -60,8 +61,10 @@ def ask(config: Config) -> Running:
             _, body = _get(config, "/readyz", secure)
     except ConnectionRefusedError:
         return Running("nobody")
-    except (OSError, http.client.HTTPException):
+    except (http.client.HTTPException, ssl.SSLError, ConnectionError, TimeoutError):
         return Running("other")
+    except OSError:
+        return Running()  # this machine has no such address
     try:
         models = json.loads(body)["models"]
         engines = tuple(
@@ -77,7 +80,8 @@ def ask(config: Config) -> Running:
 def _get(config: Config, path: str, secure: bool, headers: Mapping[str, str] | None = None) -> tuple[int, bytes]:
     host = ANYWHERE.get(config.host, config.host)
     if secure:
-        context = ssl._create_unverified_context()  # a question to ourselves, whatever name stands in the certificate
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # a question to ourselves, whatever name stands in the certificate
         connection: http.client.HTTPConnection = http.client.HTTPSConnection(host, config.port, timeout=ASK_S, context=context)
     else:
         connection = http.client.HTTPConnection(host, config.port, timeout=ASK_S)

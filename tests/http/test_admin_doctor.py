@@ -31,7 +31,7 @@ def test_findings_are_told_to_programs_and_people(make_service):
     client = administrator(service)
     looks = []
     service.doctor = Doctor(lambda: looks.append(1) or Facts(now=1.0, listener="other", settings={"port": 8080}))
-    assert "has not looked yet" in client.get("/admin/system").text and not looks, "no page waits for it"
+    assert "Nobody has looked yet" in client.get("/admin/system").text and not looks, "no page waits for it"
     found = client.get("/admin/api/doctor").get_json()
     assert found["counts"] == {"problem": 1, "warning": 0, "note": 0} and len(looks) == 1
     assert found["findings"][0]["code"] == "port_taken" and found["findings"][0]["remedy"]

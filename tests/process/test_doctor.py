@@ -31,7 +31,22 @@ def test_beside_a_running_service_he_asks_it_and_changes_nothing(running_server,
     again = command("doctor", "--bundle", str(archive), environment=environment)
     assert again.returncode == 64 and "is there already" in again.stderr
     assert server.chat("Where do zebras sleep?").headers["x-cache"] == "hit", "the service goes on"
-    wait_until(lambda: b"\nappliance_findings{" in server.get("/metrics").body, 30.0, "the service's own look")
+
+
+def test_a_service_with_tls_is_asked_as_well_and_its_certificate_is_looked_at(running_server, tmp_path):
+    key, cert, folder = tmp_path / "key.pem", tmp_path / "cert.pem", tmp_path / "data"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=box", "-days", "5", "-keyout", key, "-out", cert],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    key.chmod(0o600)
+    settings = {"APPLIANCE_DATA_DIR": str(folder), "APPLIANCE_ENGINE": "fake", "APPLIANCE_MODEL": "fake"}
+    tls = {"APPLIANCE_TLS_CERT": str(cert), "APPLIANCE_TLS_KEY": str(key)}
+    server = running_server(**settings, **tls, healthy=False)
+    with_tls = json.loads(command("doctor", "--json", environment={**settings, **tls, "APPLIANCE_PORT": str(server.port)}).stdout)
+    assert with_tls["service"] == "the service runs" and "certificate_ends" in {one["code"] for one in with_tls["findings"]}
+    without = json.loads(command("doctor", "--json", environment={**settings, "APPLIANCE_PORT": str(server.port)}).stdout)
+    assert without["service"] == "the service runs", "it was started with other settings"
 
 
 def test_an_archive_that_cannot_be_written_is_told(tmp_path):

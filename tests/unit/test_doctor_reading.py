@@ -258,8 +258,10 @@ def test_files_with_secrets_are_told_apart(base, tmp_path):
     keys.write_text("secret\n")
     keys.chmod(0o644)
     (base.parent / "settings.toml").write_text("")
+    (base.parent / "lost+found").mkdir()
     found = {kept.path: kept for kept in data.read_kept(base.parent, settings(base.parent, api_key_file=str(keys)))}
     assert found[str(keys)].secret and found[str(base)].secret and not found[str(base.parent / "settings.toml")].secret
+    assert not any("lost+found" in path for path in found)
     assert found[str(base.parent)].uid == os.getuid()
     assert "readable_by_everybody" in {one.code for one in examine(collect(settings(base.parent, api_key_file=str(keys)), Running(), commands=commands()), RULES)}
 

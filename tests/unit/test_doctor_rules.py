@@ -32,7 +32,7 @@ HEALTHY = f.Facts(
     unit={"ActiveState": "active"},
     engines=(f.Engine("chat", "ready", pid=7, threads=4, restarts={"crash": 1}, resident_bytes=4 * GB, swapped_bytes=1 << 20),),
     bases=(f.Base("access.db", 9000, precious=True), f.Base("cache.db", GB, 16 << 20)),
-    models=(f.Model("chat", 4 * GB, served=True), f.Model("starter", 10 * GB, shipped=True), f.Model("small", 1000)),
+    models=(f.Model("chat", 4 * GB, served=True), f.Model("starter", 10 * GB, shipped=True), f.Model("chat-onnx", 9 * GB), f.Model("small", 1000)),
     kept=(f.Kept("/var/lib/appliance", 0o40755, 990), f.Kept("/var/lib/appliance/access.db", 0o100600, 990, True), f.Kept("/etc/appliance/keys", 0o100640, 0, True)),
     certificate=f.Certificate("/etc/appliance/box.pem", NOW + 90 * DAY),
 )  # fmt: skip
@@ -75,6 +75,7 @@ FIRING = [  # what is other than on the healthy box; the code, its severity, and
     ({"settings": {"threads": 8}, "place": (ChildPlacement(tuple(range(8)), 8, None),)}, "model_spans_nodes note", "0-7"),
     (disk(free_bytes=4 * GB), "disk_full warning", "4.0 GB, 100.0 GB, 5.0 GB, /var/lib"),
     (disk(free_bytes=GB // 10), "disk_full problem", "0.1 GB"),
+    ({"disks": (replace(HEALTHY.disks[1], free_bytes=GB // 10),)}, "disk_full warning", "0.1 GB, 0.4 GB, Remove what other programs left in /tmp"),
     (disk(free_inodes=10), "inodes_used_up warning", "10, 1000, 5 %"),
     (disk(read_only=True), "disk_read_only problem", "/var/lib"),
     ({"flash": (f.Flash("mmcblk0", 9, 1),)}, "disk_worn warning", "mmcblk0, 90 %, 80 %, normal"),

@@ -78,6 +78,13 @@ def test_a_reload_counts_the_keys_of_the_admin_page(caplog, tmp_path):
         services.access.close()
 
 
+def test_what_the_doctor_finds_is_in_the_metrics(tmp_path):
+    service = Services(load_config({"engine": "fake", "model": ["x"], "no_cache": True, "data_dir": str(tmp_path)}, {}))
+    assert "appliance_findings" not in service.metrics.render()
+    service.doctor.tick()
+    assert 'appliance_findings{severity="problem"}' in service.metrics.render()
+
+
 def services(monkeypatch, cpus: int, **flags) -> Services:
     box = Topology(tuple(LogicalCpu(n, n) for n in range(cpus)), online_cpus=cpus)
     monkeypatch.setattr(services_module, "read_topology", lambda: box)
