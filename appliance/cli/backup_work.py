@@ -16,13 +16,13 @@ from appliance.backup.shelf import Backup
 from appliance.cli import version
 from appliance.cli.progress import Bar
 from appliance.clock import utc_date
-from appliance.config import Config, data_dir, load_config
+from appliance.config import Config, data_dir, load_for_work
 from appliance.errors import BadBackup, ConfigError, InvalidRequest
 from appliance.intake.add import in_units
 
 
 def _config(arguments: argparse.Namespace) -> Config:
-    return load_config({name: getattr(arguments, name) for name in arguments.settings})
+    return load_for_work({name: getattr(arguments, name) for name in arguments.settings})
 
 
 def _path(config: Config, file: str) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 
 from appliance.cli.serve import add_flag
 from appliance.clock import utc_date
-from appliance.config import BY_NAME, Config, data_dir, load_config
+from appliance.config import BY_NAME, Config, data_dir, load_for_work
 from appliance.errors import InvalidRequest, NotFound
 from appliance.tls_context import FOLDER, mode
 
@@ -62,7 +62,7 @@ def run_renew(arguments: argparse.Namespace) -> int:
 
 
 def _configuration(arguments: argparse.Namespace) -> Config:
-    return load_config({"data_dir": arguments.data_dir, "config": arguments.config})
+    return load_for_work({"data_dir": arguments.data_dir, "config": arguments.config})
 
 
 def _show(arguments: argparse.Namespace, config: Config, done: str) -> int:
