@@ -1,8 +1,9 @@
 """Reviewed answers as files: CSV for a spreadsheet, JSON lines for programs. A file is taken whole or not at all.
 
 CSV has a header; `question` and `answer` must be there, `owner`, `source`, `expires` (YYYY-MM-DD), `namespace`, `tags` and
-`phrasings` may be. Several phrasings or tags stand in one cell, a line each. A line of JSON has the same names, with lists
-for `questions` (in place of question and phrasings) and `tags`.
+`phrasings` may be. Several phrasings or tags stand in one cell, a line each. A cell that a spreadsheet
+would take for a formula has a ' before it, which is no part of it. A line of JSON has the same names, with lists for
+`questions` (in place of question and phrasings) and `tags`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 from appliance.cache.reviewed import LIVE, NewReviewed, Reviewed
 from appliance.clock import utc_date
 from appliance.errors import InvalidRequest
+from appliance.spreadsheet import as_written, table
 
 FIELDS = ("question", "answer", "owner", "source", "expires", "namespace", "tags", "phrasings")
 MOST_CHARS = 20_000
@@ -65,6 +67,7 @@ def _csv_rows(text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
         for row in reader:
             if None in row:
                 raise InvalidRequest(f"Line {reader.line_num} of the CSV file has more cells than there are columns.")
+            row = {name: cell and as_written(cell) for name, cell in row.items()}
             lines = {name: [part.strip() for part in (row.get(name) or "").splitlines() if part.strip()] for name in ("tags", "phrasings")}
             yield reader.line_num, {**row, "tags": lines["tags"], "questions": [row["question"] or "", *lines["phrasings"]]}
     except csv.Error as error:
@@ -140,13 +143,10 @@ def write(rows: Iterable[tuple[Reviewed, list[str]]], form: str) -> str:
     """Live answers as a file that `read` takes. form: "csv" or "jsonl"."""
     kept = [(row, questions) for row, questions in rows if row.state == LIVE and questions]
     if form == "csv":
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(FIELDS)
-        for row, questions in kept:
-            tags = "\n".join(json.loads(row.tags))
-            writer.writerow([questions[0], row.answer, row.owner, row.source, _last_day(row), row.namespace, tags, "\n".join(questions[1:])])
-        return out.getvalue()
+        return table(FIELDS, (
+            [questions[0], row.answer, row.owner, row.source, _last_day(row), row.namespace, "\n".join(json.loads(row.tags)), "\n".join(questions[1:])]
+            for row, questions in kept
+        ))  # fmt: skip
     return "".join(
         json.dumps({
             "questions": questions, "answer": row.answer, "owner": row.owner, "source": row.source, "expires": _last_day(row),

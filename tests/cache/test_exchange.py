@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,3 +64,13 @@ def test_what_is_written_is_read_again(questions, answer, owner, tag, expires, f
         return
     [found] = exchange.read(exchange.write([(row, questions)], form), form, owner="", namespace="")
     assert (list(found.questions), found.answer, found.owner, found.expires, list(found.tags)) == (questions, answer, owner, expires, [tag])
+
+
+def test_no_cell_is_a_formula_for_a_spreadsheet_and_all_come_back_as_they_were():
+    words = ["=1+1", "+1", "-1", "@sum", "'=1+1", "''@x", " =1", "\uff1d1", "it's", "'quoted'", "plain"]
+    rows = [(Reviewed(number, "of:x", b"", f"{word}!", word, word, 1.7e9, None, LIVE, 0, "[]"), [f"{word} {number}", f"{word} again {number}"]) for number, word in enumerate(words)]
+    text = exchange.write(rows, "csv")
+    for line in list(csv.reader(io.StringIO(text)))[1:]:
+        assert not any(cell.lstrip()[:1] in tuple("=+-@\uff1d") for cell in line if cell), line
+    found = exchange.read(text, "csv", owner="", namespace="")
+    assert [(new.answer, new.owner, list(new.questions)) for new in found] == [(row.answer.strip(), row.owner.strip(), [" ".join(q.split()) for q in asked]) for row, asked in rows]
