@@ -32,6 +32,7 @@
     |- ConfigError                500  bad_configuration       exit 78
     |- ModelFileError             500  bad_model               exit 65
     |  `- ModelFileMissing        500  model_file_missing      exit 66
+    |- AuditLogBroken             500  audit_log_broken        exit 65
     |- StorageFailed              500  storage_failed          exit 74
     |- BadBackup                  500  bad_backup              exit 65
     `- PortUnavailable            500  port_unavailable        exit 71 or 77
@@ -273,6 +274,12 @@ class ModelFileMissing(ModelFileError):
     """There is no file at that path."""
 
     code, exit_code = "model_file_missing", 66
+
+
+class AuditLogBroken(ApplianceError):
+    """The audit log is not as it was written: somebody changed, removed or inserted entries."""
+
+    code, exit_code = "audit_log_broken", 65
 
 
 class StorageFailed(ApplianceError):

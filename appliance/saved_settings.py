@@ -48,6 +48,11 @@ def put_back(folder: Path, check: Callable[[], object]) -> None:
     _write(folder, _read(folder / BEFORE), check)
 
 
+def saved(folder: Path) -> dict[str, Any]:
+    """What was changed, by name. Raises InvalidRequest for a file that cannot be read."""
+    return _read(folder / SAVED_FILE)
+
+
 def can_put_back(folder: Path) -> bool:
     """Whether there was a change."""
     return (folder / BEFORE).is_file()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib import metadata
 from typing import Any
 
 import psutil
@@ -35,6 +36,7 @@ from appliance.pipeline import Engine, Pipeline
 from appliance.recall import Recall
 from appliance.renewal import Renewal
 from appliance.tls_context import Tls
+from appliance.trail.log import SERVICE, Trail
 from appliance.uploads import Uploads
 from appliance.usage import Usage
 
@@ -72,8 +74,9 @@ class Services:
         self.access = Access(data_dir(config), log)
         self.usage = Usage(data_dir(config), log)
         self.uploads = Uploads(data_dir(config) / "uploads")
+        self.trail = Trail(data_dir(config), log)
         self.jobs = Jobs(data_dir(config) / "jobs", _for_commands(config), log)
-        self._janitor = Janitor([self._tell_cache_of_models, self._tick_cache, self.history.tick, self.access.tick, self.jobs.tick, self.uploads.tick, self.usage.tick, self.tls.tick])
+        self._janitor = Janitor([self._tell_cache_of_models, self._tick_cache, self.history.tick, self.access.tick, self.jobs.tick, self.uploads.tick, self.usage.tick, self.tls.tick, self.trail.tick])
         self._models_told: list[str] = []
         self._audit = self._renewal = None
         if self.cache and recall:
@@ -124,6 +127,7 @@ class Services:
         for note in self.fleet.placement.notes:
             log("info", note)
         self.tls.tick()  # it may have been opened a year before this worker was started
+        self._open_trail()
         self._open_cache()
         self._open_access()
         self.jobs.open()
@@ -180,6 +184,14 @@ class Services:
         if self.cache:
             self.cache.tick()
 
+    def _open_trail(self) -> None:
+        """Without it nothing is refused; what it lacks stands in the log."""
+        try:
+            self.trail.open()
+        except (ApplianceError, OSError) as error:
+            log("error", f"The audit log is not written: {error}")
+        self.trail.started(installed_version())
+
     def _open_access(self) -> None:
         """Without it nobody can sign in; answers are given all the same."""
         try:
@@ -196,6 +208,11 @@ class Services:
 
     def reload(self) -> None:
         """Take over what can change while running. An invalid configuration is told and the old one kept."""
+        before = self.config.shown()
+        self._take_over()
+        self.trail.changed(SERVICE, before, self.config.shown())
+
+    def _take_over(self) -> None:
         try:
             fresh = self._reload_config()
             auth = Auth.from_config(fresh)
@@ -229,7 +246,7 @@ class Services:
                 saved_settings.put_back(folder, self._reload_config)
             else:
                 saved_settings.change(folder, changes, self._reload_config)
-            self.reload()
+            self._take_over()
 
     def pending(self) -> Config:
         """The configuration that a restart would give. Raises ConfigError."""
@@ -256,6 +273,10 @@ class Services:
             self.cache.close()
         self.usage.close()
         self.access.close()
+        with self._changing:  # a drain and the worker's end may both be here
+            if self.trail.is_open:
+                self.trail.note(SERVICE, "service.stop")
+                self.trail.close()
 
     # -- gauges ------------------------------------------------------------------------------------------------
 
@@ -271,6 +292,14 @@ class Services:
             yield "appliance_backup_age_seconds", "Age of the newest backup in which no fault was found.", [({}, time.time() - backup.made)]
         yield "appliance_web_memory_bytes", "Resident memory of the web worker.", [({}, memory)]
         yield from _llama_names(self.metrics, self.pipeline.engines)
+
+
+def installed_version() -> str:
+    """Of this package."""
+    try:
+        return metadata.version("appliance")
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _for_commands(config: Config) -> dict[str, str]:

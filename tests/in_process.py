@@ -48,6 +48,7 @@ from appliance.metrics import Metrics
 from appliance.pipeline import Engine, Pipeline
 from appliance.recall import Recall
 from appliance.tls_context import Tls
+from appliance.trail.log import Trail
 from appliance.uploads import Uploads
 from appliance.usage import Usage
 
@@ -145,9 +146,11 @@ class Service:
         self.uploads = Uploads(self.config.data_dir / "uploads")
         self.tls = Tls(self.config, lambda level, words: None)
         self.tls.open()
+        self.trail = Trail(self.config.data_dir, lambda level, words: None)
         if people:
             self.access.open()
             self.usage.open()
+            self.trail.open()
         self.gate = threading.Event()
         self.children: list[ThreadChild] = []
         if loaded:
@@ -228,6 +231,7 @@ class Service:
             self.cache.close()
         self.usage.close()
         self.access.close()
+        self.trail.close()
 
 
 def administrator(service: Service) -> Any:

@@ -19,7 +19,7 @@ LAYERS = [
     {"types", "errors", "clock"},
     {"config", "logs", "metrics", "systemd", "storage", "history", "saved_settings", "jobs", "uploads", "data_folder", "spreadsheet"},
     {"db", "manifest", "integrity", "gguf_header", "catalog", "certificates", "trials", "forms", "intake", "engine", "cache"},
-    {"auth", "tls", "tls_context", "access", "usage", "routing", "admission", "recall"},
+    {"auth", "tls", "tls_context", "access", "usage", "routing", "admission", "recall", "trail"},
     {"pipeline", "meaning", "audit", "renewal", "fleet", "bundle", "doctor", "backup"},
     {"http"},
     {"services", "factory"},

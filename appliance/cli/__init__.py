@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
 
 def build_parser() -> Parser:
     """The whole command line."""
-    from appliance.cli import backup, bundle, cache, doctor, installed, machine, models, people, serve, tls
+    from appliance.cli import audit, backup, bundle, cache, doctor, installed, machine, models, people, serve, tls
 
     parser = Parser(prog="appliance", description="An AI service for the people on your network, on a box without a GPU.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"appliance {version()}")
@@ -42,6 +42,7 @@ def build_parser() -> Parser:
     serve.add(commands)
     models.add(commands)
     cache.add(commands)
+    audit.add(commands)
     backup.add(commands)
     people.add(commands)
     machine.add(commands)

@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from sqlite_utils import Database
 from appliance.cache import answers, exchange, reviewed
 from appliance.cache.answers import Selection
 from appliance.cache.service import ANSWERS_FILE, STATE_FILE
+from appliance.cli.audit import noted
 from appliance.clock import utc_date
-from appliance.config import data_dir, load_for_work
+from appliance.config import Config, data_dir, load_for_work
 from appliance.data_folder import served
 from appliance.db.connection import Readers
 from appliance.db.migrations import Schema
@@ -37,9 +39,12 @@ FILES: dict[str, tuple[str, Schema, bool]] = {
 # -- files -----------------------------------------------------------------------------------------------------------------
 
 
+def _config(arguments: argparse.Namespace) -> Config:
+    return load_for_work({"data_dir": arguments.data_dir, "config": arguments.config})
+
+
 def _folder(arguments: argparse.Namespace) -> Path:
-    config = load_for_work({"data_dir": arguments.data_dir, "config": arguments.config})
-    return data_dir(config)
+    return data_dir(_config(arguments))
 
 
 @contextmanager
@@ -136,6 +141,8 @@ def run_purge(arguments: argparse.Namespace) -> int:
         if input(f"Forget {count} answers? [y/N] ").strip().lower() not in ("y", "yes"):
             return 0
     gone = _written(arguments, "answers", lambda db: len(answers.purge(db, which, time.time())))
+    chosen = {name: value for name, value in asdict(which).items() if value and name != "text"}  # somebody's words
+    noted(_config(arguments), "cache.purge", removed=gone, words=which.text is not None, **chosen)
     print(f"{gone} answers are forgotten.")
     return 0
 
@@ -143,6 +150,7 @@ def run_purge(arguments: argparse.Namespace) -> int:
 def run_rebuild(arguments: argparse.Namespace) -> int:
     """Another name for the file makes every index of it stale."""
     _written(arguments, "answers", lambda db: answers.rename(db))
+    noted(_config(arguments), "cache.rebuild")
     print("The index is made anew when the service starts, and within a second where it runs.")
     return 0
 
@@ -209,6 +217,7 @@ def run_import(arguments: argparse.Namespace) -> int:
     new = exchange.read(text, form, owner=arguments.owner, namespace=arguments.namespace)
     now = time.time()
     _written(arguments, "state", lambda db: [reviewed.put(db, each, now) for each in new], make=True)
+    noted(_config(arguments), "answer.import", answers=len(new))
     print(f"{len(new)} reviewed answers to {sum(len(each.questions) for each in new)} questions were taken over.")
     return 0
 
@@ -223,6 +232,7 @@ def run_export(arguments: argparse.Namespace) -> int:
         write_atomically(arguments.file, text.encode())
     except OSError as error:
         raise in_words(error, f"Writing {arguments.file}") from None
+    noted(_config(arguments), "answer.export", form)
     print(f"{sum(row.state == reviewed.LIVE for row, _ in rows)} reviewed answers were written to {arguments.file}.")
     return 0
 
@@ -283,6 +293,7 @@ def run_review_approve(arguments: argparse.Namespace) -> int:
     answer = arguments.answer if arguments.answer is not None else row.answer
     new = reviewed.NewReviewed(row.namespace, [row.question], answer, arguments.owner, arguments.source, expires, context, json.loads(row.tags))
     number = _written(arguments, "state", lambda db: reviewed.put(db, new, time.time()), make=True)
+    noted(_config(arguments), "answer.approve", f"answer {number}", of=arguments.number, owner=arguments.owner)
     print(f"Reviewed answer {number}: {_short(row.question)}")
     return 0
 
@@ -300,6 +311,7 @@ def run_review_edit(arguments: argparse.Namespace) -> int:
             reviewed.add_phrasing(db, arguments.number, question)
 
     _written(arguments, "state", work)
+    noted(_config(arguments), "answer.change", f"answer {arguments.number}", words=arguments.answer is not None, phrasings=len(arguments.phrasing), owner=arguments.owner)
     print(f"Reviewed answer {arguments.number} is changed.")
     return 0
 
@@ -313,6 +325,8 @@ def run_review_end(arguments: argparse.Namespace) -> int:
         "remove": lambda db: reviewed.remove(db, number),
     }
     _written(arguments, "state", works[arguments.step])
+    done = "answer.remove" if arguments.step == "remove" else "answer.change"
+    noted(_config(arguments), done, f"answer {number}", step=arguments.step, owner=arguments.owner)
     print(f"Reviewed answer {number}: {arguments.step} done.")
     return 0
 

@@ -25,7 +25,7 @@ STALE, UNREADABLE = 65, 66
 EXIT_CODES = {
     0: "done",
     64: "wrong usage: an unknown flag or command, or a name that cannot be taken",
-    65: "the model file or the backup is damaged, of another kind or not supported, or the model does not reach its limits",
+    65: "the model file, the bundle or the backup is damaged, of another kind or not supported, the model does not reach its limits, or somebody changed the audit log",
     66: "there is no file at the path given",
     69: "no model could be kept running, a model hub or a teacher does not answer, a library is not installed, or `doctor` found a problem",
     70: "a fault inside the program; the log has the details",

@@ -15,6 +15,7 @@ from typing import Any
 from appliance import catalog, integrity
 from appliance.catalog import Catalog, CatalogModel
 from appliance.cli import factory
+from appliance.cli.audit import noted
 from appliance.cli.progress import Bar
 from appliance.cli.serve import add_flag
 from appliance.config import BY_NAME, Config, load_for_work
@@ -215,6 +216,7 @@ def run_use(arguments: argparse.Namespace) -> int:
         catalog.set_default(config, model.name)
     except OSError as error:
         raise in_words(error, f"Writing the default into {catalog.added_folder(config)}") from None
+    noted(config, "model.default", model.name)
     print(f"{model.name} is the default now. A running service takes it at its next start.")
     return 0
 
@@ -235,6 +237,7 @@ def run_add(arguments: argparse.Namespace) -> int:
     )
     with Bar(arguments.name or offer.name, offer.size_bytes) as bar:
         paper = add_offer(offer, wishes, found, catalog.added_folder(config), catalog.hash_cache(config), bar)
+    noted(config, "model.add", paper.name, source=offer.source, licence=paper.licence, sha256=paper.main.sha256)
     print(f"Added {paper.name}: {paper.family}, {paper.format} {paper.quantization}, {in_units(paper.size_bytes)}, licence {paper.licence}.")
     print(f"Serve it: appliance serve --model {paper.name}")
     return 0
@@ -274,6 +277,7 @@ def run_remove(arguments: argparse.Namespace) -> int:
     _delete(model.folder)
     if is_default:
         catalog.set_default(config, "")
+    noted(config, "model.remove", model.name)
     print(f"Removed {model.name}.")
     return 0
 

@@ -209,6 +209,18 @@ def vacuum(db: Database, pages: int) -> int:
     return unused - now
 
 
+def compact(db: Database, path: Path, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> bool:
+    """Write the whole file anew, so that nothing of what was deleted is left in it: SQLite's own secure_delete leaves copies in the gaps of pages
+    that were split before. Takes as much space again, beside the file. False: a reader was in the way, so the log still has the old pages."""
+    os.environ["SQLITE_TMPDIR"] = str(path.parent.absolute())  # /tmp may be memory, or not for us to write
+    db.execute("PRAGMA temp_store=FILE")  # of a name that is gone as soon as it is open
+    try:
+        db.execute("VACUUM")
+    finally:
+        db.execute("PRAGMA temp_store=MEMORY")
+    return checkpoint(db, busy_timeout_s=busy_timeout_s)
+
+
 @contextmanager
 def without_foreign_keys(db: Database) -> Iterator[None]:
     """Foreign keys are not enforced meanwhile. To be entered and left outside of a transaction, where SQLite obeys."""

@@ -133,6 +133,10 @@ class Writer:
         """For idle time: give some unused pages back to the disk; returns how many are left. `checkpoint` then cuts the file."""
         return self._submit(lambda db: connection.vacuum(db, pages))
 
+    def compact(self) -> Future[bool]:
+        """Write the file anew, so that nothing deleted is left in it; see `connection.compact`. Other works wait, a minute for gigabytes."""
+        return self._submit(lambda db: connection.compact(db, self.path, busy_timeout_s=self._busy_timeout_s), alone=True)
+
     def check(self) -> Future[None]:
         """Read the whole file and, if it is damaged, do as said above. One at a time: a second call joins the first."""
         with self._changed:

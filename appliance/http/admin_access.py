@@ -9,10 +9,11 @@ from typing import Any, cast
 from flask import Blueprint, Response, g, render_template, request
 
 from appliance.access.limits import Limits
-from appliance.access.people import KEY_ROLES, ROLES, Person, Role
+from appliance.access.people import KEY_ROLES, ROLES, Key, Person, Role
 from appliance.config import needs_key
 from appliance.errors import InvalidRequest
 from appliance.http.admin_answers import expires
+from appliance.http.admin_audit import noted
 from appliance.http.answering import reply
 from appliance.http.contract import Services, needs
 from appliance.http.fields import INT32_MAX
@@ -56,6 +57,7 @@ def blueprint(services: Services) -> Blueprint:
             raise InvalidRequest(f"The configuration has a key named {name!r}.", param="name", remedy="Choose another name.")
         number, key = services.access.make_key(name, _by(), _role(body, KEY_ROLES) or "user", Limits(**_limits(body, services)))
         services.renew_auth()
+        noted(services, "key.make", name.strip(), number=number)
         return reply({"number": number, "key": key})
 
     @routes.post("/admin/api/keys/<int:number>")
@@ -77,12 +79,15 @@ def blueprint(services: Services) -> Blueprint:
             raise wrong("streams", streams, '"end", or left out')
         name = services.access.revoke_key(number, _by())
         services.renew_auth()
+        noted(services, "key.revoke", _named(services.access.keys(), number), number=number)
         return reply({"revoked": number, "ended": services.access.turns.stop(name) if streams else 0})
 
     @routes.post("/admin/api/sessions/<int:number>/end")
     @needs("admin")
     def end_session(number: int) -> Response:
+        whose = next((visit.name for visit in services.access.visits() if visit.number == number), "")
         services.access.end_visit(number, _by())
+        noted(services, "session.revoke", whose)
         return reply({"ended": number})
 
     @routes.post("/admin/api/keys/none")
@@ -96,6 +101,7 @@ def blueprint(services: Services) -> Blueprint:
             )
         services.access.open_to_all(_by())
         services.renew_auth()
+        noted(services, "key.none", key_required=services.auth.required)
         return reply({"key_required": services.auth.required})
 
     @routes.post("/admin/api/people")
@@ -107,6 +113,7 @@ def blueprint(services: Services) -> Blueprint:
         if role is None:
             raise InvalidRequest("role is missing.", param="role", remedy=f"It is one of {', '.join(ROLES)}.")
         number = services.access.add(text(body.get("name"), "name"), role, text(body.get("password"), "password"), _by())
+        noted(services, "person.add", text(body.get("name"), "name").strip(), role=role)
         return reply({"person": number})
 
     @routes.post("/admin/api/people/<int:number>")
@@ -114,13 +121,17 @@ def blueprint(services: Services) -> Blueprint:
     def change(number: int) -> Response:
         """{"role", "password"}; what is not given stays."""
         body = read_body()
-        services.access.change(number, _role(body, ROLES), text(body["password"], "password") if body.get("password") else None, _by())
+        role = _role(body, ROLES)
+        services.access.change(number, role, text(body["password"], "password") if body.get("password") else None, _by())
+        noted(services, "person.change", _named(services.access.everybody(), number), role=role, password=bool(body.get("password")))
         return reply({"person": number})
 
     @routes.post("/admin/api/people/<int:number>/remove")
     @needs("admin")
     def remove(number: int) -> Response:
+        name = _named(services.access.everybody(), number)
         services.access.remove(number, _by())
+        noted(services, "person.remove", name)
         return reply({"removed": number})
 
     return routes
@@ -128,6 +139,11 @@ def blueprint(services: Services) -> Blueprint:
 
 def _by() -> str:
     return g.signed.session.person.name
+
+
+def _named(rows: Sequence[Person | Key], number: int) -> str:
+    """The name of a person or key, '' where there is none."""
+    return next((row.name for row in rows if row.id == number), "")
 
 
 def _role(body: dict[str, Any], roles: Sequence[Role]) -> Role | None:

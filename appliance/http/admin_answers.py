@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from flask import Blueprint, Response, g, render_template, request
@@ -12,6 +13,7 @@ from appliance.cache.desk import Desk
 from appliance.cache.policy import EVERYBODY
 from appliance.errors import InvalidRequest, Unavailable
 from appliance.http import schemas
+from appliance.http.admin_audit import noted
 from appliance.http.answering import reply
 from appliance.http.contract import Services, needs
 from appliance.http.incoming import read_body
@@ -62,6 +64,7 @@ def blueprint(services: Services) -> Blueprint:
     def approve(number: int) -> Response:
         body = read_body()
         made = desk().approve(number, owner(), optional(body, "answer"), optional(body, "source") or "", expires(body))
+        noted(services, "answer.approve", f"answer {made}", of=number)
         return reply({"reviewed": made})
 
     @routes.post("/admin/api/reviewed")
@@ -70,6 +73,7 @@ def blueprint(services: Services) -> Blueprint:
         """{"questions": [...], "answer", "namespace", "source", "expires"}"""
         body = read_body()
         made = desk().write(owner(), questions(body, "questions"), text(body.get("answer"), "answer"), optional(body, "namespace") or EVERYBODY, optional(body, "source") or "", expires(body))
+        noted(services, "answer.write", f"answer {made}", namespace=optional(body, "namespace") or EVERYBODY)
         return reply({"reviewed": made})
 
     @routes.post("/admin/api/reviewed/<int:number>")
@@ -87,6 +91,7 @@ def blueprint(services: Services) -> Blueprint:
             at.edit(number, owner(), answer, more)
         if state is not None:
             at.set_state(number, owner(), state)
+        noted(services, "answer.change", f"answer {number}", words=answer is not None, phrasings=len(more), state=state)
         return reply({"reviewed": number})
 
     @routes.post("/admin/api/answers/purge")
@@ -107,7 +112,10 @@ def blueprint(services: Services) -> Blueprint:
         if flag(body, "preview"):
             count, some = at.to_be_purged(which)
             return reply({"would_remove": count, "questions": some})
-        return reply({"removed": at.cache.purge(which)})
+        removed = at.cache.purge(which)
+        told = {name: value for name, value in asdict(which).items() if value and name != "text"}  # somebody's words
+        noted(services, "cache.purge", removed=removed, words=which.text is not None, **told)
+        return reply({"removed": removed})
 
     return routes
 

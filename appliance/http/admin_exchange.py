@@ -10,6 +10,7 @@ from appliance.cache import exchange
 from appliance.cache.desk import Desk
 from appliance.cache.policy import EVERYBODY
 from appliance.http.admin_answers import explained, optional, owner, recall_of
+from appliance.http.admin_audit import noted
 from appliance.http.answering import reply
 from appliance.http.contract import Services, needs
 from appliance.http.incoming import read_body
@@ -30,13 +31,16 @@ def blueprint(services: Services) -> Blueprint:
         """{"text", "form": csv or jsonl, "namespace"}: all of it or nothing."""
         body = read_body()
         new = exchange.read(text(body.get("text"), "text"), _form(body.get("form")), owner=owner(), namespace=optional(body, "namespace") or EVERYBODY)
-        return reply({"reviewed": Desk(recall_of(services).cache).take_over(new)})
+        made = Desk(recall_of(services).cache).take_over(new)
+        noted(services, "answer.import", answers=len(made))
+        return reply({"reviewed": made})
 
     @routes.get("/admin/api/reviewed/export")
     @needs("reviewer")
     def take() -> Response:
         """?form=csv or jsonl: the answers that are given, as a file that can be imported."""
         form = _form(request.args.get("form", "csv"))
+        noted(services, "answer.export", form)
         response = Response(Desk(recall_of(services).cache).exported(form), content_type=FORMS[form])
         response.headers["Content-Disposition"] = f'attachment; filename="reviewed.{form}"'
         return response
@@ -47,6 +51,7 @@ def blueprint(services: Services) -> Blueprint:
         """{"into"}: the questions of this answer get that one, and this answer is gone."""
         into = integer(read_body().get("into"), "into", 0, MOST_NUMBER)
         Desk(recall_of(services).cache).merge(number, into)
+        noted(services, "answer.merge", f"answer {number}", into=into)
         return reply({"reviewed": into})
 
     @routes.post("/admin/api/answers/explain")

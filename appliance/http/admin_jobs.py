@@ -8,6 +8,7 @@ from typing import Any
 
 from flask import Blueprint, Response, g, render_template, request
 
+from appliance.http.admin_audit import noted
 from appliance.http.answering import reply
 from appliance.http.contract import Services, needs
 from appliance.http.pages import guarded
@@ -47,6 +48,7 @@ def blueprint(services: Services) -> Blueprint:
     @needs("admin")
     def cancel(number: int) -> Response:
         services.jobs.cancel(number)
+        noted(services, "job.cancel", f"job {number}")
         return reply(as_shown(services, services.jobs.find(number)))
 
     return routes
@@ -54,7 +56,9 @@ def blueprint(services: Services) -> Blueprint:
 
 def begun(services: Services, title: str, steps: Callable[[Path], Sequence[Sequence[str]]]) -> dict[str, Any]:
     """A new job in the name of whoever is signed in, as the API has it. See Jobs.submit."""
-    return as_shown(services, services.jobs.submit(title, g.signed.session.person.name, steps))
+    job = services.jobs.submit(title, g.signed.session.person.name, steps)
+    noted(services, "job.start", f"job {job.number}", title=title)
+    return as_shown(services, job)
 
 
 def as_shown(services: Services, job: Job) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from appliance import catalog
 from appliance.catalog import CatalogModel
 from appliance.errors import InvalidRequest
 from appliance.http import json_body
+from appliance.http.admin_audit import noted
 from appliance.http.admin_jobs import as_shown, begun
 from appliance.http.answering import reply
 from appliance.http.contract import Services, needs
@@ -53,6 +54,7 @@ def blueprint(services: Services) -> Blueprint:
         if any(job.steps[0][-1] in _find(services, name).names for job in going):
             raise InvalidRequest(f"{name} is just being removed.", param="name", remedy="Cancel that job first.")
         services.fleet.serve(name)
+        noted(services, "model.serve", name)
         return reply(_shown(services))
 
     @routes.post("/admin/api/models/unload")
@@ -60,6 +62,7 @@ def blueprint(services: Services) -> Blueprint:
     def unload() -> Response:
         """{"name"}. What it is writing may end first."""
         services.fleet.withdraw(_name())
+        noted(services, "model.withdraw", _name())
         return reply(_shown(services))
 
     @routes.post("/admin/api/models/default")
@@ -67,6 +70,7 @@ def blueprint(services: Services) -> Blueprint:
     def default() -> Response:
         """{"name"}. The one that answers where none is named."""
         services.fleet.prefer(_name())
+        noted(services, "model.default", _name())
         return reply(_shown(services))
 
     @routes.post("/admin/api/models/restart")
@@ -74,6 +78,7 @@ def blueprint(services: Services) -> Blueprint:
     def restart() -> Response:
         """{"name"}. Also one that was given up."""
         services.fleet.restart(_name())
+        noted(services, "model.restart", _name())
         return reply(_shown(services))
 
     @routes.post("/admin/api/models/add")

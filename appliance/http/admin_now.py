@@ -113,6 +113,8 @@ def _machine(services: Services) -> dict[str, Any]:
 def _attention(services: Services, found: dict[str, Any]) -> list[str]:
     """Sentences: what is wrong and what to do."""
     words = []
+    if services.trail.reason:
+        words.append(f"The audit log is not written: {services.trail.reason}")
     not_ready = why_not_ready(services)
     if not_ready:
         words.append(not_ready.message)

@@ -8,11 +8,12 @@ from flask import Blueprint, Response, g, render_template
 
 from appliance.config import SAVED_FILE, SETTINGS, data_dir
 from appliance.errors import ConfigError, InvalidRequest
+from appliance.http.admin_audit import acting, noted
 from appliance.http.answering import reply
 from appliance.http.contract import Services, needs
 from appliance.http.incoming import read_body
 from appliance.http.pages import guarded
-from appliance.saved_settings import CHANGEABLE, can_put_back
+from appliance.saved_settings import CHANGEABLE, can_put_back, saved
 
 
 def blueprint(services: Services) -> Blueprint:
@@ -36,13 +37,18 @@ def blueprint(services: Services) -> Blueprint:
         body = read_body()
         if not body:
             raise InvalidRequest("Nothing is to be changed.", remedy="Send names and values of settings.")
+        before = saved(data_dir(services.config))
         services.change_settings(body)
+        services.trail.changed(acting(), before, saved(data_dir(services.config)))
         return reply(_shown(services))
 
     @routes.post("/admin/api/settings/put-back")
     @needs("admin")
     def put_back() -> Response:
+        before = saved(data_dir(services.config))
         services.change_settings(None)
+        noted(services, "settings.put_back")
+        services.trail.changed(acting(), before, saved(data_dir(services.config)))
         return reply(_shown(services))
 
     return routes

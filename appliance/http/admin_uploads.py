@@ -10,6 +10,7 @@ from flask import Blueprint, Response, g, request
 
 from appliance import catalog
 from appliance.errors import InvalidRequest
+from appliance.http.admin_audit import noted
 from appliance.http.admin_jobs import begun
 from appliance.http.admin_models import add_words
 from appliance.http.answering import reply
@@ -29,7 +30,9 @@ def blueprint(services: Services) -> Blueprint:
     def begin() -> Response:
         """{"name", "size_bytes"}: a GGUF file; one of that name and size that broke off is gone on with, from `received` on."""
         body = read_body()
-        return reply(asdict(services.uploads.begin(text(body.get("name"), "name"), integer(body.get("size_bytes"), "size_bytes", 0, 1 << 50))))
+        upload = services.uploads.begin(text(body.get("name"), "name"), integer(body.get("size_bytes"), "size_bytes", 0, 1 << 50))
+        noted(services, "upload.begin", upload.name, size_bytes=upload.size_bytes, received=upload.received)
+        return reply(asdict(upload))
 
     @routes.get("/admin/api/uploads/<int:number>")
     @needs("admin")
@@ -48,6 +51,7 @@ def blueprint(services: Services) -> Blueprint:
     @needs("admin")
     def drop(number: int) -> Response:
         services.uploads.drop(number)
+        noted(services, "upload.drop", f"upload {number}")
         return reply({"dropped": number})
 
     @routes.post("/admin/api/uploads/<int:number>/add")

@@ -15,6 +15,7 @@ from appliance.jobs import Jobs
 from appliance.metrics import Metrics
 from appliance.pipeline import Pipeline
 from appliance.tls_context import Tls
+from appliance.trail.log import Trail
 from appliance.uploads import Uploads
 from appliance.usage import Usage
 
@@ -38,6 +39,7 @@ class Services(Protocol):
     usage: Usage
     tls: Tls
     doctor: Doctor
+    trail: Trail
 
     def change_settings(self, changes: Mapping[str, Any] | None) -> None:
         """Save these, or put back what was before (None)."""

@@ -8,6 +8,7 @@ from werkzeug.routing import IntegerConverter, Map
 from appliance.http import (
     admin_access,
     admin_answers,
+    admin_audit,
     admin_backups,
     admin_doctor,
     admin_exchange,
@@ -39,7 +40,7 @@ from appliance.http.request_log import Story, request_id
 
 GENERATING = (openai_chat, openai_completions)
 ENCODING = (openai_embeddings, rerank, classify)
-FAMILIES = (openai_models, *GENERATING, *ENCODING, openai_tokens, cache_api, health, openapi, pages, signing, admin_now, admin_answers, admin_exchange, admin_models, admin_uploads, admin_jobs, admin_access, admin_settings, admin_system, admin_backups, admin_doctor)
+FAMILIES = (openai_models, *GENERATING, *ENCODING, openai_tokens, cache_api, health, openapi, pages, signing, admin_now, admin_answers, admin_exchange, admin_models, admin_uploads, admin_jobs, admin_access, admin_audit, admin_settings, admin_system, admin_backups, admin_doctor)
 
 
 class Number(IntegerConverter):

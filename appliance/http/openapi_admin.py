@@ -15,6 +15,12 @@ FORM: Schema = {"enum": ["csv", "jsonl"]}
 FRACTION: Schema = {"type": ["number", "null"]}
 NUMBER: Schema = {"name": "number", "in": "path", "required": True, "schema": {"type": "integer", "minimum": 0}}
 SEARCH: Schema = {"name": "q", "in": "query", "schema": {"type": "string"}, "description": "Part of a question or an answer."}
+AUDITED: list[Schema] = [
+    {"name": "who", "in": "query", "schema": {"type": "string"}, "description": "A person's name, `service`, `command` or `key NAME`."},
+    {"name": "action", "in": "query", "schema": {"type": "string"}, "description": "Such as `key.revoke`, or `key` for all of keys."},
+    {"name": "day", "in": "query", "schema": {"type": "string", "format": "date"}, "description": "Of UTC."},
+    {"name": "before", "in": "query", "schema": {"type": "integer", "minimum": 0}, "description": "Only entries with lower numbers."},
+]
 LIMITS = ("max_perplexity_rise", "max_kl", "min_top1", "min_cosine", "min_accuracy", "min_tokens_per_s")
 """Of a certificate, those that are numbers."""
 SIGNED_IN: list[Schema] = [{"session": []}, {"bearer": []}]
@@ -75,6 +81,12 @@ def paths(operation: Callable[..., Schema]) -> Schema:
         "/admin/api/backups/{file}": {"get": operation(
             "admin_download_backup", "A backup as a file.", {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
             (*READING, "404"), security=SIGNED_IN, parameters=[{"name": "file", "in": "path", "required": True, "schema": {"type": "string"}}],
+        )},
+        "/admin/api/audit": told("admin_audit", "Who did what, the newest first.", parameters=AUDITED),
+        "/admin/api/audit/verify": done("admin_audit_verify", "Whether the audit log is as it was written.", []),
+        "/admin/api/audit/export": {"get": operation(
+            "admin_audit_export", "The audit log as a file of at most 100,000 entries; `before` goes on.", {kind: {"schema": {"type": "string"}} for kind in ("text/csv", "application/jsonl")},
+            ("400", *READING), security=SIGNED_IN, parameters=[*AUDITED, {"name": "form", "in": "query", "schema": FORM}],
         )},
         "/admin/api/system": told("admin_system", "Versions, hardware, and where things lie."),
         "/admin/api/tls": told("admin_tls", "What the TLS certificate says, and what is wrong with it."),

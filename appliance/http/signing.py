@@ -10,10 +10,12 @@ from flask import Blueprint, Response, g, redirect, render_template, request
 from appliance.access.people import Person, Role, Session
 from appliance.access.service import Signed
 from appliance.auth import Auth, sent_key
-from appliance.errors import ApplianceError, NotSignedIn, PermissionDenied
+from appliance.errors import ApplianceError, AuthenticationFailed, NotSignedIn, PermissionDenied
 from appliance.http import keys
+from appliance.http.admin_audit import noted
 from appliance.http.contract import Services, needs, public
 from appliance.http.pages import guarded
+from appliance.trail.entries import By
 
 COOKIE = "appliance_session"
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -90,7 +92,9 @@ def blueprint(services: Services) -> Blueprint:
         try:
             token, session = services.access.sign_in(name, request.form.get("password", ""), *_seen())
         except ApplianceError as error:
+            _refused(services, error, name)
             return render_template("sign_in.html", to=to, name=name, error=error), error.status
+        services.trail.note(By("person", session.person.name, _seen()[0]), "session.begin")
         return _entered(token, HOMES.get(session.person.role, to) if to == HOME else to)
 
     @routes.get(FIRST)
@@ -106,15 +110,20 @@ def blueprint(services: Services) -> Blueprint:
         own_page()
         given = {field: request.form.get(field, "") for field in ("code", "name", "password")}
         try:
-            token, _ = services.access.make_first(*given.values(), *_seen())
+            token, session = services.access.make_first(*given.values(), *_seen())
         except ApplianceError as error:
+            _refused(services, error, "", "first")
             return render_template("first.html", code=given["code"], name=given["name"], error=error), error.status
+        first = By("person", session.person.name, _seen()[0])
+        services.trail.note(first, "person.add", first.name, role=session.person.role)
+        services.trail.note(first, "session.begin")
         return _entered(token, HOME)
 
     @routes.post("/admin/sign-out")
     @needs("any")
     def sign_out() -> Response:
         services.access.sign_out(request.cookies.get(COOKIE, ""))
+        noted(services, "session.end")
         g.signed = None
         response = redirect(SIGN_IN, 303)
         response.delete_cookie(COOKIE, path=HOME)
@@ -127,6 +136,14 @@ def _entered(token: str, to: str) -> Response:
     response = redirect(to, 303)
     set_cookie(response, token)  # type: ignore[arg-type]
     return response  # type: ignore[return-value]
+
+
+def _refused(services: Services, error: ApplianceError, name: str, what: str = "") -> None:
+    """Into the audit log, where a password or the code was looked at: tries that were told to wait would fill it. A name that nobody has is left
+    out, since some people type their password there."""
+    if isinstance(error, (AuthenticationFailed, PermissionDenied)):
+        known = [person.name for person in services.access.everybody() if person.name.casefold() == name.strip().casefold()]
+        services.trail.note(By("person", *known[:1] or [""], _seen()[0]), "session.refuse", what)
 
 
 def _seen() -> tuple[str, str]:

@@ -25,6 +25,7 @@ PAGES = {
     "/admin": ("signed in", "", "person"),
     "/admin/answers": ("signed in", "", "person asked written phrasing answer source near"),
     "/admin/access": ("signed in", "", "person key"),
+    "/admin/audit": ("signed in", "", "person key setting"),
     "/admin/settings": ("signed in", "", "person setting"),
     "/admin/models": ("signed in", "", "person"),
     "/admin/jobs": ("signed in", "", "person job"),
@@ -132,7 +133,11 @@ class Box:
 
     def fill(self, words: dict[str, str]):
         """Put these words, and no others, wherever words come from. Returns a client of the person of that name, and the words as taken."""
-        cache, client = self.service.cache, self.service.client
+        cache, client, folder = self.service.cache, self.service.client, self.service.config.data_dir
+        self.service.trail.close()
+        for path in [*folder.glob("audit.*"), folder / "settings.toml"]:
+            path.unlink(missing_ok=True)
+        self.service.trail.open()
         self.service.access._writer.do(lambda db: [db.execute(f"DELETE FROM {rows}") for rows in ("keys", "people WHERE name != 'Ann'")], 5)
         self.service.renew_auth()
         cache.write("answers", lambda db: [db.execute(f"DELETE FROM {rows}") for rows in ("answers", "near")])
@@ -179,11 +184,13 @@ class Box:
         shapes["search"] = check_page(client.get("/admin/answers", query_string={"q": nowhere}), [nowhere])
         shapes["explained"] = check_page(client.get("/admin/answers", query_string={"explain": nowhere}), [nowhere.strip()])
         shapes["log"] = check_page(client.get("/admin/system", query_string={"q": nowhere}), [nowhere])
+        shapes["audit"] = check_page(client.get("/admin/audit", query_string={"who": nowhere[:70], "action": nowhere}), [nowhere[:70]])
         shapes["not let in"] = check_page(send(stranger, "/admin/sign-in", name=name, password="guess", to=f"/admin?{words['to']}"), [name])
         shapes["not the first"] = check_page(send(newcomer, "/admin/first", name=name, code=took["code"]), [name, took["code"]])
         shapes["sent on"] = check_page(stranger.get("/admin"))
-        assert client.get("/admin/api/reviewed/export").headers["Content-Disposition"].startswith("attachment")
-        for rule in readable(self.service, api=True) - {"/admin/api/reviewed/export", "/admin/api/doctor/bundle"}:
+        for files in ("reviewed", "audit"):
+            assert client.get(f"/admin/api/{files}/export").headers["Content-Disposition"].startswith("attachment")
+        for rule in readable(self.service, api=True) - {"/admin/api/reviewed/export", "/admin/api/audit/export", "/admin/api/doctor/bundle"}:
             check_json(client.get(re.sub("<[^>]*>", "1", rule), query_string={"q": took["q"]}), 200, 404)
         check_json(client.get("/", environ_overrides={"PATH_INFO": f"/admin/-{took['header']}"}), 404)
         visitor = self.service.app.test_client(use_cookies=False)

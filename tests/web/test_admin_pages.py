@@ -22,6 +22,7 @@ from appliance.cache.reviewed import WRONG, Verdict
 from appliance.doctor.findings import Finding
 from appliance.history import History
 from appliance.http.signing import COOKIE
+from appliance.trail.entries import By
 
 PASSWORD = "correct horse battery"
 
@@ -38,6 +39,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     "/admin/jobs": ("h1:text-is('Jobs')",),
     "/admin/answers": ("input[type=search]", f"summary:has-text('{WORD}')", "button:text-is('Approve')", "[aria-label='Nearly answered from memory'] td", "[aria-label='Found wrong'] td", "summary:has-text('rejected')", "button:text-is('Reject')", "#purge button"),
     "/admin/access": ("h2:text-is('API keys')", f"th:text-is('{KEY}')", "td:has-text('revoked on')", "button:text-is('Revoke')", "h2:text-is('People')", f"summary:has-text('{LONG_NAME}')", "summary:has-text('reviewer')", "button:text-is('Add')"),
+    "/admin/audit": ("h1:text-is('Audit')", "#filter select", f"th:text-is('{LONG_NAME}')", f"td:has-text('{WORD}')", "a:text-is('CSV')", "button:text-is('Verify')"),
     "/admin/settings": ("h2", "summary:has-text('queue_size')", "form.setting input", "form.setting select", "form.setting button"),
     "/admin/sign-in": ("h1:text-is('Sign in')", "#name", "#password", "button:text-is('Sign in')"),
     "/help": ("h1:text-is('Help')", "h2:text-is('Running the box')", "pre", "th:text-is('What to do')"),
@@ -107,6 +109,7 @@ def furnish(service: Service) -> str:
     service.access.revoke_key(service.access.make_key("old", LONG_NAME)[0], LONG_NAME)
     service.access.make_key(KEY, LONG_NAME)
     service.renew_auth()
+    service.trail.note(By("person", LONG_NAME, "2001:db8::ffff:ffff:ffff:ffff"), "settings.change", "cache_epoch", **{"from": None, "to": WORD})
     for _ in range(12):
         service.history.tick()
     service.children[1].kill()
