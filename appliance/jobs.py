@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -147,6 +148,22 @@ class Jobs:
                 return
             self._keep(replace(job, cancelled_at=self._now()))
             _send(job, signal.SIGINT)
+
+    def forget(self, name: re.Pattern[str]) -> int:
+        """Remove jobs that are over and were made by that name, or have it in their words or their log; how many."""
+        with self._lock:
+            gone = [job.number for job in self._jobs.values() if job.state in OVER and self._mentions(job, name)]
+            for number in gone:
+                shutil.rmtree(self._folder / str(number), ignore_errors=True)
+                del self._jobs[number]
+            return len(gone)
+
+    def _mentions(self, job: Job, name: re.Pattern[str]) -> bool:
+        try:
+            log = (self._folder / str(job.number) / "log").read_text("utf-8", "replace")
+        except OSError:
+            log = ""
+        return any(map(name.search, (job.by, job.title, log, *(word for words in job.steps for word in words))))
 
     # -- the janitor's -----------------------------------------------------------------------------------------
 

@@ -134,6 +134,13 @@ class Usage:
                 found[name] = found.get(name, Amount()) + amount
         return dict(sorted(found.items(), key=lambda item: -item[1].requests))
 
+    def forget(self, who: str) -> None:
+        """Take a name out of what is in memory and not yet written; the rows are `trail.forget`'s."""
+        with self._lock:
+            for known in (self._pending, self._known):
+                for key in [key for key in known if key[1].casefold() == who.casefold()]:
+                    del known[key]
+
     def close(self) -> None:
         """Write down the rest and end. Safe to call again, and before `open`."""
         if self._writer:

@@ -285,8 +285,8 @@ def judged(db: Database, namespace: str | None = None, most: int = 5000) -> list
 
 
 def judged_wrong(db: Database, most: int) -> list[tuple[Verdict, float]]:
-    """(verdict, when) of hits that were wrong, the newest first."""
-    sql = "SELECT namespace, entry, asked, remembered, score, verdict, judge, at FROM verdicts WHERE verdict = ? ORDER BY at DESC LIMIT ?"
+    """(verdict, when) of hits that were wrong, the newest first, without those whose words were forgotten."""
+    sql = "SELECT namespace, entry, asked, remembered, score, verdict, judge, at FROM verdicts WHERE verdict = ? AND asked != '' ORDER BY at DESC LIMIT ?"
     return [(Verdict(*row[:7]), row[7]) for row in db.execute(sql, [WRONG, most])]
 
 

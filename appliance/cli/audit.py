@@ -1,6 +1,6 @@
-"""`appliance audit`: who did what to the box, and whether somebody tampered with that.
+"""`appliance audit`: who did what to the box, and whether somebody tampered with that. `appliance forget`: what is kept under a name.
 
-Works on the files in the data folder, whether the service runs or not.
+Both work on the files in the data folder, whether the service runs or not.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from appliance.cli.serve import add_flag
-from appliance.config import BY_NAME, Config, data_dir, load_config
+from appliance.config import BY_NAME, Config, data_dir, load_for_work
 from appliance.errors import AuditLogBroken, InvalidRequest, NotFound
 
 if TYPE_CHECKING:
@@ -44,6 +44,13 @@ def add(commands: Any) -> None:
     made.set_defaults(run=run_verify)
     _add_common(made)
     parser.set_defaults(run=lambda arguments: _no_action(parser))
+    words = "remove what is kept under the name of a person or key"
+    made = commands.add_parser("forget", help=words, description=f"{words[0].upper()}{words[1:]}.", allow_abbrev=False)
+    made.add_argument("name", metavar="NAME")
+    made.add_argument("--account", action="store_true", help="the account or the key as well, and the name in the audit log")
+    made.add_argument("--yes", action="store_true", help="do not ask")
+    made.set_defaults(run=run_forget)
+    _add_common(made)
 
 
 def _add_common(made: argparse.ArgumentParser) -> None:
@@ -58,7 +65,7 @@ def _no_action(parser: argparse.ArgumentParser) -> int:
 
 
 def _config(arguments: argparse.Namespace) -> Config:
-    return load_config({"data_dir": arguments.data_dir, "config": arguments.config})
+    return load_for_work({"data_dir": arguments.data_dir, "config": arguments.config})
 
 
 def _told(level: str, words: str) -> None:
@@ -174,3 +181,32 @@ def _existing(arguments: argparse.Namespace) -> Path:
             raise AuditLogBroken(f"{path} is gone; its last entry was {head.number}:{head.hash}.", remedy="Put back the newest backup of it.")
         raise NotFound(f"There is no audit log in {path.parent}.", remedy="Name the service's data folder with --data-dir.")
     return path
+
+
+def run_forget(arguments: argparse.Namespace) -> int:
+    """Says what was removed, and what still has the name."""
+    from appliance.trail.forget import forget
+    from appliance.trail.log import Trail
+
+    config = _config(arguments)
+    folder = data_dir(config)
+    if not folder.is_dir():
+        raise NotFound(f"There is no data folder {folder}.", remedy="Name the service's with --data-dir.")
+    if not arguments.yes:
+        if not sys.stdin.isatty():
+            raise InvalidRequest(f"Everything kept under the name {arguments.name!r} would be removed.", remedy="Add --yes to do it.")
+        if input(f"Remove everything kept under the name {arguments.name!r}? [y/N] ").strip().lower() not in ("y", "yes"):
+            return 0
+    trail = Trail(folder, _told)
+    try:
+        trail.open()
+        found = forget(config, arguments.name, trail, acting(), _told, account=arguments.account)
+    finally:
+        trail.close()
+    if arguments.json:
+        print(json.dumps(asdict(found), indent=2))
+        return 0
+    for what, count in found.removed.items():
+        print(f"{count} {what} removed")
+    print("\n".join(found.stays))
+    return 0

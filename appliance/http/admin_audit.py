@@ -12,10 +12,13 @@ from flask import Blueprint, Response, g, render_template, request
 from appliance.access.people import LONGEST_NAME
 from appliance.http.answering import reply
 from appliance.http.contract import Services, needs
-from appliance.http.json_body import wrong
+from appliance.http.incoming import read_body
+from appliance.http.json_body import flag, text, wrong
 from appliance.http.pages import guarded
+from appliance.logs import log
 from appliance.spreadsheet import table
 from appliance.trail.entries import ACTIONS, By, Entry, Wish
+from appliance.trail.forget import forget
 
 SHOWN = 100
 MOST_TAKEN = 100_000
@@ -66,6 +69,17 @@ def blueprint(services: Services) -> Blueprint:
         response = Response(_csv(rows) if form == "csv" else "".join(f"{json.dumps(_as_json(row))}\n" for row in rows), content_type=FORMS[form])
         response.headers["Content-Disposition"] = f'attachment; filename="audit.{form}"'
         return response
+
+    @routes.post("/admin/api/forget")
+    @needs("admin")
+    def forgotten() -> Response:
+        """{"name", "account"}: what the box keeps about a person or a key; account: that as well."""
+        body = read_body()
+        name = text(body.get("name"), "name")
+        services.usage.forget(name)
+        found = forget(services.config, name, services.trail, acting(), log, account=flag(body, "account"))
+        services.renew_auth()
+        return reply(asdict(found))
 
     return routes
 

@@ -88,6 +88,7 @@ def paths(operation: Callable[..., Schema]) -> Schema:
             "admin_audit_export", "The audit log as a file of at most 100,000 entries; `before` goes on.", {kind: {"schema": {"type": "string"}} for kind in ("text/csv", "application/jsonl")},
             ("400", *READING), security=SIGNED_IN, parameters=[*AUDITED, {"name": "form", "in": "query", "schema": FORM}],
         )},
+        "/admin/api/forget": done("admin_forget", "Remove what is kept about a person or a key.", ["name"], name=TEXT, account={"type": "boolean"}),
         "/admin/api/system": told("admin_system", "Versions, hardware, and where things lie."),
         "/admin/api/tls": told("admin_tls", "What the TLS certificate says, and what is wrong with it."),
         "/admin/api/doctor": told("admin_doctor", "What is wrong with the box, why it matters, and what to do.", parameters=[

@@ -1,4 +1,4 @@
-"""The audit log through the pages: each action leaves its entry, who may read it, and files."""
+"""The audit log through the pages: each action leaves its entry, who may read it, files, and forgetting."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ QUESTION, ANSWERED = "may the zebra stay", "the zebra"
 NO_ACTIONS = {
     "verify", "explain", "piece",  # of an upload: its beginning is noted, and what becomes of it
 }
-WAYS = {"noted", "begun", "submit", "note", "changed"}
+WAYS = {"noted", "begun", "submit", "note", "changed", "forget"}
 
 
 @pytest.fixture
@@ -169,9 +169,10 @@ def test_only_administrators_read_it(box):
     post(ann, "people", name="Ben", role="reviewer", password=PASSWORD)
     ben = service.client
     ben.post("/admin/sign-in", data={"name": "Ben", "password": PASSWORD}, headers=OURS)
-    for answer in (ben.get("/admin/audit"), ben.get("/admin/api/audit"), ben.get("/admin/api/audit/export"), post(ben, "audit/verify")):
+    for answer in (ben.get("/admin/audit"), ben.get("/admin/api/audit"), ben.get("/admin/api/audit/export"), post(ben, "audit/verify"), post(ben, "forget", name="Ann")):
         assert answer.status_code == 403
     assert service.client.get("/admin/api/audit").status_code == 401
+    assert ann.post("/admin/api/forget", json={"name": "Ben"}).status_code == 403, "not from a page of ours"
 
 
 def test_the_first_page_says_when_nothing_is_written(box):

@@ -318,3 +318,29 @@ def test_a_setting_is_changed_and_put_back(address_of, open_page, check_accessib
     page.get_by_role("button", name="Really? Click again").click()
     expect(page.locator("#told")).to_have_text("Put back.")
     expect(row).to_contain_text("default")
+
+
+def test_the_audit_log_is_verified_and_somebody_forgotten_at_a_click(address_of, open_page):
+    page = open_page(address_of(people=True) + "/admin/access")
+    enter(page, address_of.service.access.code)
+    page.get_by_role("navigation").get_by_role("link", name="Access").click()
+    page.get_by_label("Name of the new key").fill("till")
+    page.get_by_role("button", name="Make a key").click()
+    expect(page.locator("#key")).to_be_visible()
+    page.get_by_label("Name of a person or key").fill("till")
+    page.get_by_label("The account or the key as well").check()
+    forget = page.locator("#forget button")
+    forget.click()
+    expect(forget).to_have_text("Really? Click again")
+    forget.click()
+    expect(page.locator("#told")).to_contain_text("1 keys")
+    page.get_by_role("navigation").get_by_role("link", name="Audit").click()
+    expect(page.get_by_role("row", name="key.make")).to_contain_text("forgotten")
+    page.get_by_label("Did what").select_option("person.forget")
+    page.get_by_role("button", name="Show").click()
+    expect(page.locator("tbody tr")).to_have_count(1)
+    page.get_by_role("button", name="Verify").click()
+    expect(page.locator("#told")).to_contain_text("All 4 entries are as they were written")
+    with page.expect_download() as file:
+        page.get_by_role("link", name="CSV").click()
+    assert file.value.suggested_filename == "audit.csv"
