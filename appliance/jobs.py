@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -149,21 +149,21 @@ class Jobs:
             self._keep(replace(job, cancelled_at=self._now()))
             _send(job, signal.SIGINT)
 
-    def forget(self, name: re.Pattern[str]) -> int:
-        """Remove jobs that are over and were made by that name, or have it in their words or their log; how many."""
+    def forget(self, names: Collection[str], word: re.Pattern[str]) -> int:
+        """Remove jobs that are over and were made by one of these names, or have that word in their commands or their log; how many."""
         with self._lock:
-            gone = [job.number for job in self._jobs.values() if job.state in OVER and self._mentions(job, name)]
+            gone = [job.number for job in self._jobs.values() if job.state in OVER and (job.by in names or self._mentions(job, word))]
             for number in gone:
                 shutil.rmtree(self._folder / str(number), ignore_errors=True)
                 del self._jobs[number]
             return len(gone)
 
-    def _mentions(self, job: Job, name: re.Pattern[str]) -> bool:
+    def _mentions(self, job: Job, word: re.Pattern[str]) -> bool:
         try:
             log = (self._folder / str(job.number) / "log").read_text("utf-8", "replace")
         except OSError:
             log = ""
-        return any(map(name.search, (job.by, job.title, log, *(word for words in job.steps for word in words))))
+        return any(map(word.search, (job.title, log, *(one for words in job.steps for one in words))))
 
     # -- the janitor's -----------------------------------------------------------------------------------------
 

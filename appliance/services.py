@@ -188,9 +188,9 @@ class Services:
         """Without it nothing is refused; what it lacks stands in the log."""
         try:
             self.trail.open()
+            self.trail.started(installed_version())
         except (ApplianceError, OSError) as error:
             log("error", f"The audit log is not written: {error}")
-        self.trail.started(installed_version())
 
     def _open_access(self) -> None:
         """Without it nobody can sign in; answers are given all the same."""

@@ -273,19 +273,22 @@ def _forgotten(db: Database) -> set[int]:
 
 
 def numbers_of(db: Database, names: Iterable[str]) -> list[int]:
-    """The words that are these names or hold one as a word of its own, in whatever case; and the addresses of those who had them, where nobody
-    else was seen there."""
-    pattern = pattern_of(names)
+    """The words that are these names, and those that hold one as a word of its own but are nobody else's name, in whatever case; and the addresses
+    of those who had the names, where nobody else was seen there."""
+    names = list(names)
+    pattern, folded = pattern_of(names), {name.casefold() for name in names}
     kept = "SELECT detail FROM entries WHERE action IN (?, ?)"
     details = {number for (number,) in db.execute("SELECT detail FROM entries")}
+    named = "SELECT who FROM entries UNION SELECT object FROM entries WHERE action GLOB 'person.*' OR action GLOB 'key.*' OR action GLOB 'session.*'"
+    people = {number for (number,) in db.execute(named)}
     found = []
     for number, word in db.execute(f"SELECT number, word FROM words WHERE word IS NOT NULL AND number NOT IN ({kept})", [FORGET, CUT]):
         texts = _texts(json.loads(word)) if number in details else [word]
-        if any(map(pattern.search, texts)):
+        if word.casefold() in folded or (number not in people and any(map(pattern.search, texts))):
             found.append(number)
-    marks = ", ".join("?" * len(found))
-    alone = f"SELECT address FROM entries WHERE who IN ({marks}) EXCEPT SELECT address FROM entries WHERE who NOT IN ({marks})"
-    rows = db.execute(f"SELECT number FROM words WHERE number IN ({alone}) AND word != ''", [*found, *found]).fetchall()
+    theirs = "(SELECT value FROM json_each(?))"
+    alone = f"SELECT address FROM entries WHERE who IN {theirs} EXCEPT SELECT address FROM entries WHERE who NOT IN {theirs}"
+    rows = db.execute(f"SELECT number FROM words WHERE number IN ({alone}) AND word != ''", [json.dumps(found)] * 2).fetchall()
     return sorted({*found, *(number for (number,) in rows)})
 
 

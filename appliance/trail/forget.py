@@ -164,7 +164,7 @@ def _usage(db: Database, names: Sequence[str]) -> dict[str, int]:
 def _jobs(folder: Path, names: Sequence[str], log: Log) -> int:
     jobs = Jobs(folder / "jobs", {}, log)
     jobs.open()
-    return jobs.forget(pattern_of(names))
+    return jobs.forget(names, pattern_of(names))
 
 
 def _look_at_settings(config: Config, names: Sequence[str], found: Forgotten) -> None:

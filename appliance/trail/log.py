@@ -8,7 +8,7 @@ that an end that is cut off is missed. Whoever is root may rewrite all of that, 
 was noted elsewhere (a journal that is sent on, a sheet of paper) shows it: `appliance audit verify --head NUMBER:HASH`.
 
 An action whose entry cannot be written is done all the same, and the log of the service has it as an error: what frees a full disk are actions
-too, and this box has nobody who could log in from outside. Until the service ends it goes on trying to write it. Between an action and its entry
+too, and this box has nobody who could log in from outside. Until the service ends it goes on trying to write it; on a disk that hung it may then stand there twice. Between an action and its entry
 the power may fail; nobody was told then that it was done.
 """
 
@@ -85,8 +85,9 @@ class Trail:
         try:
             self._write()
         except (ApplianceError, OSError) as error:
-            while len(self._pending) > MOST_PENDING:
-                self._pending.popleft()
+            with self._writing:
+                while len(self._pending) > MOST_PENDING:
+                    self._pending.popleft()
             for act in acts:
                 told = f"{act.action} {act.object!r} by {act.by.kind} {act.by.name!r} {json.dumps(act.detail, default=str)}"
                 self._log("error", f"The audit log could not be written ({error}); what it lacks: {told}")
@@ -99,8 +100,8 @@ class Trail:
             self.note_all(acts)
 
     def started(self, version: str) -> None:
-        """The service was started, and where that is so, as another version than the last time."""
-        former = self.search(Wish(action="service.start"), 1) if self._opened else []
+        """The service was started, and where that is so, as another version than the last time. Raises StorageFailed."""
+        former = self.search(Wish(action="service.start"), 1)
         self.note(SERVICE, "service.start", version)
         if former and former[0].object != version:
             self.note(SERVICE, "service.update", version, before=former[0].object)
@@ -115,7 +116,7 @@ class Trail:
             numbers = entries.numbers_of(db, names)
             entries.erase(db, numbers)
             parts = [numbers[at:at + WORDS_AN_ENTRY] for at in range(0, len(numbers), WORDS_AN_ENTRY)] or [[]]
-            who = replace(by, name="") if entries.pattern_of(names).search(by.name) else by  # who forgets may be the one who is forgotten
+            who = replace(by, name="") if by.name.casefold() in map(str.casefold, names) else by  # who forgets may be the one who is forgotten
             acts = [Act(self._now(), who, entries.FORGET, f"forgotten {part[0]}" if part else "", {"words": part, **detail}) for part in parts]
             return len(numbers), *entries.append(db, acts, head)
 

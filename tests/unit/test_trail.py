@@ -260,6 +260,19 @@ def test_a_forgotten_name_is_gone_and_the_log_still_verifies(trail, tmp_path):
     assert trail.verify()[1] is None and trail.search(Wish(who="Ann"))[0].action == "session.begin", "a new Ann is another one"
 
 
+def test_others_whose_name_has_the_forgotten_one_in_it_keep_theirs(trail):
+    lee = By("person", "Ann Lee", "192.0.2.7")
+    fill(trail)
+    trail.note(lee, "session.begin")
+    trail.note(BEN, "person.add", "Mary Ann")
+    trail.note(BEN, "job.start", "job 1", title="Ann's model")
+    trail.forget(BEN, ["Ann"])
+    shown = trail.search(Wish())
+    assert shown[1].detail == {"forgotten": True} and shown[2].object == "Mary Ann"
+    assert (shown[3].who, shown[3].address) == ("Ann Lee", "192.0.2.7"), "she was seen there as well"
+    assert trail.search(Wish(who="Ann")) == [] and trail.verify()[1] is None
+
+
 def test_who_forgets_oneself_leaves_no_name(trail):
     fill(trail)
     trail.forget(ANN, ["Ann"])
