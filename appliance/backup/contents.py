@@ -21,6 +21,8 @@ from appliance.data_folder import COMPLETE
 from appliance.db.migrations import Schema
 from appliance.errors import ApplianceError
 from appliance.saved_settings import BEFORE
+from appliance.trail import entries
+from appliance.trail import log as trail
 
 MODELS, BACKUPS, WORK = "models", "backups", ".backup-work"
 CONFIGURATION = "from-backup"
@@ -41,6 +43,7 @@ class Database:
 DATABASES = (
     Database(access.FILE, people.SCHEMA),
     Database(cache.STATE_FILE, reviewed.SCHEMA),
+    Database(trail.FILE, entries.SCHEMA),
     Database(usage.FILE, usage.SCHEMA, precious=False),
     Database(cache.ANSWERS_FILE, answers.SCHEMA, precious=False, optional=True),
 )
@@ -51,6 +54,7 @@ DERIVED = {
     HASHES_FILE: "measured again",
     trials.FILE: "measured again",
     cache.INDEX_FOLDER: f"made anew of {cache.ANSWERS_FILE}",
+    trail.HEAD_FILE: f"the last entry of {trail.FILE}, written anew by a restore",
     "jobs": "work in progress",
     "uploads": "work in progress",
     BACKUPS: "the backups themselves",

@@ -27,6 +27,7 @@ from appliance.data_folder import COMPLETE, finish_switch, give_to_owner, held, 
 from appliance.errors import ApplianceError, InUse, StorageFailed
 from appliance.jobs import Jobs, lives
 from appliance.storage import in_words, sync_folder
+from appliance.trail import log as trail
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +125,19 @@ def _unpack(path: Path, new: Path, words: bytes | None, version: str, progress: 
 
 
 def _take_over(folder: Path, new: Path, paper: Manifest) -> list[str]:
-    """Bring over what the backup does not hold: the backups, models, and keys of the box where it has none. Files are linked, not copied;
-    models and backups are never changed in place. A model that is here stays as it is unless the backup has its weights. Returns the
+    """Bring over what the backup does not hold: the backups, models, and keys of the box where it has none; and the audit log, which no
+    backup takes back. Files that are never changed in place are linked. A model that is here stays as it is unless the backup has its weights. Returns the
     models without weights."""
     _link_tree(folder / BACKUPS, new / BACKUPS)
     for name in SECRETS:
         if (folder / name).is_dir() and not (new / name).exists():
             shutil.copytree(folder / name, new / name, symlinks=True)
+    if (folder / trail.FILE).exists():
+        (new / trail.FILE).unlink(missing_ok=True)
+        for path in [*folder.glob(f"{trail.FILE}*"), *folder.glob(trail.HEAD_FILE)]:
+            shutil.copy2(path, new)
+    elif (new / trail.FILE).exists():
+        trail.write_head(new)
     here = folder / MODELS
     for model in sorted(here.iterdir()) if here.is_dir() else ():
         if model.name.startswith(".") or model.name == DEFAULT_FILE or (paper.models and (new / MODELS / model.name).is_dir()):

@@ -14,6 +14,7 @@ from appliance.backup import create, restore, shelf
 from appliance.backup.contents import CONFIGURATION, Wishes
 from appliance.backup.shelf import Backup
 from appliance.cli import version
+from appliance.cli.audit import noted
 from appliance.cli.progress import Bar
 from appliance.clock import utc_date
 from appliance.config import Config, data_dir, load_for_work
@@ -48,6 +49,7 @@ def run_create(arguments: argparse.Namespace) -> int:
             return bar
 
         made = create.create(config, Wishes(arguments.models, arguments.cache, arguments.secrets), version(), time.time(), begun, _warn)
+    noted(config, "backup.make", made.name, models=arguments.models, cache=arguments.cache, secrets=arguments.secrets)
     if arguments.json:
         print(json.dumps(_as_json(made), indent=2))
     else:
@@ -114,6 +116,8 @@ def run_restore(arguments: argparse.Namespace) -> int:
     with _reading(path) as bar:
         done = restore.restore(path, folder, shelf.passphrase(config), version(), time.time(), bar)
     print(f"{done.folder} is restored from {path.name}, made on {utc_date(done.made)}. Keys and passwords are as they were then: revoke again what was revoked since.")
+    if not arguments.into:
+        noted(config, "backup.restore", path.name, made=utc_date(done.made))
     if done.former:
         print(f"What was there before lies in {done.former}. Delete it when all is well.")
     if (done.folder / CONFIGURATION).is_dir():
@@ -129,6 +133,7 @@ def run_prune(arguments: argparse.Namespace) -> int:
     keep = (config.backup_keep_daily, config.backup_keep_weekly, config.backup_keep_monthly)
     gone = shelf.prune(shelf.folder_of(config), *keep, time.time())
     for one in gone:
+        noted(config, "backup.remove", one.name)
         print(f"{one.name} is deleted.")
     if not gone:
         print("No backup is old enough to go.")

@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from appliance.cli.audit import noted
 from appliance.cli.serve import add_flag
 from appliance.clock import utc_date
-from appliance.config import BY_NAME, data_dir, load_for_work
+from appliance.config import BY_NAME, Config, data_dir, load_for_work
 from appliance.errors import InvalidRequest, NotFound
 from appliance.storage import in_words
 
@@ -59,11 +60,15 @@ def _add_password(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--password-file", type=Path, default=None, metavar="FILE", help="take the password from a file, - for what is piped in")
 
 
+def _config(arguments: argparse.Namespace) -> Config:
+    return load_for_work({name: getattr(arguments, name) for name in SETTINGS})
+
+
 @contextmanager
 def _access(arguments: argparse.Namespace) -> Iterator[Any]:
     from appliance.access.service import Access
 
-    config = load_for_work({name: getattr(arguments, name) for name in SETTINGS})
+    config = _config(arguments)
     access = Access(data_dir(config), lambda level, words: None)
     try:
         try:
@@ -112,6 +117,7 @@ def _add_person(arguments: argparse.Namespace) -> int:
         raise InvalidRequest(f"There is no role {arguments.role!r}.", param="role", remedy=f"Choose one of {', '.join(ROLES)}.")
     with _access(arguments) as access:
         access.add(arguments.name, arguments.role, _password(arguments), BY)
+    noted(_config(arguments), "person.add", arguments.name, role=arguments.role)
     print(f"{arguments.name} may sign in as {arguments.role}.")
     return 0
 
@@ -120,6 +126,7 @@ def _change_password(arguments: argparse.Namespace) -> int:
     with _access(arguments) as access:
         number = _number(access, arguments.name)
         access.change(number, None, _password(arguments), BY)
+    noted(_config(arguments), "person.change", arguments.name, password=True)
     print(f"{arguments.name} has another password.")
     return 0
 
@@ -127,6 +134,7 @@ def _change_password(arguments: argparse.Namespace) -> int:
 def _remove_person(arguments: argparse.Namespace) -> int:
     with _access(arguments) as access:
         access.remove(_number(access, arguments.name), BY)
+    noted(_config(arguments), "person.remove", arguments.name)
     print(f"{arguments.name} may sign in no more.")
     return 0
 
@@ -144,6 +152,7 @@ def _list_keys(arguments: argparse.Namespace) -> int:
 def _make_key(arguments: argparse.Namespace) -> int:
     with _access(arguments) as access:
         number, key = access.make_key(arguments.name, BY)
+    noted(_config(arguments), "key.make", arguments.name, number=number)
     print(key)
     if os.isatty(1):
         print(f"Key {number} of {arguments.name}. It cannot be shown again.", file=sys.stderr)
@@ -152,6 +161,7 @@ def _make_key(arguments: argparse.Namespace) -> int:
 
 def _revoke_key(arguments: argparse.Namespace) -> int:
     with _access(arguments) as access:
-        access.revoke_key(arguments.number, BY)
+        name = access.revoke_key(arguments.number, BY)
+    noted(_config(arguments), "key.revoke", name, number=arguments.number)
     print(f"Key {arguments.number} is of no use any more.")
     return 0

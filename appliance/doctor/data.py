@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import calendar
 import os
-import re
 import sqlite3
-import ssl
-import time
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
-from appliance import catalog, usage
-from appliance.access import people
+from appliance import catalog, certificates, tls_context, usage
 from appliance.access import service as access
-from appliance.cache import answers, reviewed
+from appliance.backup.contents import DATABASES
 from appliance.cache.service import ANSWERS_FILE, STATE_FILE
-from appliance.config import Config
+from appliance.config import Config, data_dir
 from appliance.db.connection import Damaged, fault_of, in_words, inspect, is_still, open_for_reading
-from appliance.db.migrations import Schema
 from appliance.doctor.facts import Base, Certificate, Kept, Model
+from appliance.trail import log as trail
 
-SCHEMAS: dict[str, tuple[Schema, bool]] = {
-    access.FILE: (people.SCHEMA, True), STATE_FILE: (reviewed.SCHEMA, True), ANSWERS_FILE: (answers.SCHEMA, False), usage.FILE: (usage.SCHEMA, False),
-}  # fmt: skip
+SCHEMAS = {base.name: (base.schema, base.precious) for base in DATABASES}
 """What each file should be, and whether it is precious. A file that is not named here is looked at as well, and counts as precious."""
 STEPS = "_sqlite_migrations"
 """The table in which sqlite-utils keeps the record."""
@@ -73,6 +66,7 @@ def read_names(folder: Path) -> set[str]:
         access.FILE: ("SELECT name FROM people", "SELECT name FROM keys", "SELECT made_by FROM keys", "SELECT agent FROM sessions"),
         usage.FILE: ("SELECT DISTINCT who FROM usage",),
         ANSWERS_FILE: ("SELECT DISTINCT namespace FROM answers",),
+        trail.FILE: ("SELECT DISTINCT word FROM words JOIN entries ON words.number = who WHERE kind IN ('person', 'key', 'command')",),
         STATE_FILE: ("SELECT DISTINCT namespace FROM reviewed", "SELECT DISTINCT owner FROM reviewed"),
     }
     return {str(name) for file, queries in sources.items() for query in queries for name in read_rows(folder / file, query) if name}
@@ -136,29 +130,15 @@ def read_kept(folder: Path, config: Config) -> tuple[Kept, ...]:
     return tuple(found)
 
 
-def read_certificate(path: Path) -> Certificate:
-    """When the first certificate of a PEM file ends."""
+def read_certificate(config: Config) -> Certificate | None:
+    """When the certificate that is served ends, None without TLS."""
+    path = config.tls_cert or (data_dir(config) / tls_context.FOLDER / tls_context.SERVER if config.tls == "own" else None)
+    if path is None:
+        return None
     try:
-        pem = path.read_text("ascii", "replace")
-        first = re.search("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", pem, re.DOTALL)
-        if not first:
-            return Certificate(str(path), None, "there is no certificate in it")
-        return Certificate(str(path), certificate_end(ssl.PEM_cert_to_DER_cert(first[0])))
+        return Certificate(str(path), certificates.facts(path.read_bytes()).ends)
     except (OSError, ValueError) as error:
         return Certificate(str(path), None, str(error))
-
-
-def certificate_end(der: bytes) -> float:
-    """notAfter of a certificate, Unix seconds. Raises ValueError where there is none.
-
-    RFC 5280, 4.1.2.5: a SEQUENCE of two times in UTC, each UTCTime (YYMMDDHHMMSSZ, up to 2049) or GeneralizedTime (YYYYMMDDHHMMSSZ).
-    """
-    when = rb"(?:\x17\x0d(\d{12})Z|\x18\x0f(\d{14})Z)"
-    found = re.search(rb"\x30[\x1e-\x22]" + when + when, der)
-    if not found:
-        raise ValueError("there is no time in it")
-    digits = (found[4] or (b"20" if found[3] < b"50" else b"19") + found[3]).decode()
-    return float(calendar.timegm(time.strptime(digits, "%Y%m%d%H%M%S")))
 
 
 def newest_backup(folder: Path) -> float | None:

@@ -101,7 +101,7 @@ def collect(
         bases=bases,
         models=read("the models", (), data.read_models, config, [engine.name for engine in engines]),
         kept=read("the files", (), data.read_kept, folder, config),
-        certificate=data.read_certificate(config.tls_cert) if config.tls_cert else None,
+        certificate=data.read_certificate(config),
         backup_at=data.newest_backup(_backups(config)),
         log_errors=running.log_errors or read("the journal", (), _journal_errors, commands, running),
         faults=tuple(read.faults),

@@ -136,8 +136,7 @@ def backup_old(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "backup_old", "warning", f"{made} of {' and '.join(names)}; one in {BACKUP_DAYS} days is meant.",
             "When the disk fails, people, keys and reviewed answers are gone.",
-            f"`mkdir -p {facts.data_dir}/backups`, then "
-            + " and ".join(f"`sqlite3 {facts.data_dir}/{name} \".backup '{facts.data_dir}/backups/{name}'\"`" for name in names)
+            "`appliance backup create`"
             + ", also while the service runs; copy that folder to another disk.",
         )  # fmt: skip
 

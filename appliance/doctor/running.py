@@ -52,10 +52,12 @@ def ask(config: Config) -> Running:
     """Of the service that listens where the settings say. Never raises: who does not answer as we do is another program."""
     if not config.port:
         return Running()
-    secure = config.tls_cert is not None
+    secure = config.tls_cert is not None or config.tls == "own"
     try:
         try:
-            _, body = _get(config, "/readyz", secure)
+            status, body = _get(config, "/readyz", secure)
+            if status == 400:
+                raise http.client.HTTPException("plain HTTP where TLS is wanted")
         except (http.client.HTTPException, ConnectionResetError, ssl.SSLError):
             secure = not secure  # it was started with other settings than these
             _, body = _get(config, "/readyz", secure)

@@ -66,8 +66,10 @@ def blueprint(services: Services) -> Blueprint:
         """{"role", "requests_per_minute", "tokens_per_minute", "at_once", "models", "expires"}; what is not given stays, 0, null and empty take
         the limit away. It counts at the next request."""
         body = read_body()
-        services.access.change_key(number, _role(body, KEY_ROLES), _limits(body, services), _by())
+        role, limits = _role(body, KEY_ROLES), _limits(body, services)
+        services.access.change_key(number, role, limits, _by())
         services.renew_auth()
+        noted(services, "key.change", _named(services.access.keys(), number), number=number, role=role, **limits)
         return reply({"key": number})
 
     @routes.post("/admin/api/keys/<int:number>/revoke")

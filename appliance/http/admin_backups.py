@@ -9,6 +9,7 @@ from flask import Blueprint, Response, send_file
 
 from appliance.backup import shelf
 from appliance.errors import ApplianceError
+from appliance.http.admin_audit import noted
 from appliance.http.admin_jobs import begun
 from appliance.http.answering import reply
 from appliance.http.contract import Services, needs
@@ -51,6 +52,7 @@ def blueprint(services: Services) -> Blueprint:
         """{"name"}"""
         name = _named(services).name
         shelf.remove(shelf.folder_of(services.config), name)
+        noted(services, "backup.remove", name)
         return reply({"deleted": name})
 
     @routes.get("/admin/api/backups/<path:file>")

@@ -28,7 +28,7 @@ WRAPPER = f"""#!/bin/sh
 # Commands that use the service's data run as its user: files of root in there would be in its way.
 program=/opt/appliance/current/.venv/bin/appliance
 case ${{1-}} in
-    bundle | doctor | upgrade | rollback | repair | uninstall) exec "$program" "$@" ;;
+    bundle | backup | doctor | upgrade | rollback | repair | uninstall) exec "$program" "$@" ;;
 esac
 [ "$(id -u)" = 0 ] || exec "$program" "$@"
 exec setpriv --reuid={USER} --regid={USER} --init-groups --reset-env -- "$program" "$@"

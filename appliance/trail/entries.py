@@ -29,7 +29,7 @@ ACTIONS = frozenset(
     session.begin session.refuse session.end session.revoke person.add person.change person.remove person.forget key.make key.change key.revoke key.none
     settings.change settings.put_back model.add model.serve model.withdraw model.remove model.default model.restart upload.begin upload.drop
     answer.approve answer.write answer.change answer.remove answer.merge answer.import answer.export cache.purge cache.rebuild job.start job.cancel
-    backup.make backup.restore tls.change service.start service.stop service.update audit.export audit.cut
+    backup.make backup.remove backup.restore tls.change service.start service.stop service.update audit.export audit.cut
     """.split()
 )
 """All there are. job.start stands for what becomes of a click; what its command then did has an entry of its own. audit.cut: the end of the

@@ -19,6 +19,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from typing import Any
 from sqlite_utils import Database
 
 from appliance.clock import utc_date
-from appliance.db.connection import Readers
+from appliance.db.connection import Readers, open_for_reading
 from appliance.db.writer import Writer
 from appliance.errors import ApplianceError, StorageFailed
 from appliance.storage import write_atomically
@@ -193,6 +194,13 @@ class Trail:
         if not self._opened:
             return "The audit log is not open; the log of the service says why."
         return self._writer.health.reason
+
+
+def write_head(folder: Path) -> None:
+    """The file with the head as the log in the folder ends: for one that was put back on another box. Raises OSError, sqlite3.Error."""
+    with closing(open_for_reading(folder / FILE)) as db:
+        head = entries.last(db)
+    write_atomically(folder / HEAD_FILE, f"{head.number}:{head.hash}\n".encode())
 
 
 def read_head(folder: Path) -> Head | None:

@@ -23,6 +23,7 @@ ROUTES = {
         GET /
         GET /help
         GET /static/<path:name>
+        GET /ca.crt
         GET /health
         GET /v1/health
         GET /livez
@@ -80,6 +81,18 @@ ROUTES = {
     """,
     "admin": """
         POST /admin/api/answers/purge
+        GET /admin/api/audit
+        GET /admin/api/audit/export
+        POST /admin/api/audit/verify
+        GET /admin/api/backups
+        POST /admin/api/backups
+        GET /admin/api/backups/<path:file>
+        POST /admin/api/backups/delete
+        POST /admin/api/backups/verify
+        GET /admin/api/doctor
+        GET /admin/api/doctor/bundle
+        POST /admin/api/forget
+        GET /admin/api/tls
         GET /admin/api/access
         GET /admin/api/jobs
         GET /admin/api/jobs/<int:number>
@@ -120,6 +133,7 @@ ROUTES = {
     "admin's page": """
         GET /admin
         GET /admin/access
+        GET /admin/audit
         GET /admin/jobs
         GET /admin/jobs/<int:number>
         GET /admin/models

@@ -266,6 +266,10 @@ def test_files_with_secrets_are_told_apart(base, tmp_path):
     assert "readable_by_everybody" in {one.code for one in examine(collect(settings(base.parent, api_key_file=str(keys)), Running(), commands=commands()), RULES)}
 
 
+def with_certificate(cert: Path, key: Path) -> Config:
+    return load_config({"tls_cert": str(cert), "tls_key": str(key)}, {})
+
+
 @pytest.mark.parametrize("days", [30, 12_000])  # the second is after 2049, where certificates write the year in another way
 def test_the_end_of_a_certificate_is_read(tmp_path, days):
     key, path = tmp_path / "key.pem", tmp_path / "box.pem"
@@ -274,13 +278,17 @@ def test_the_end_of_a_certificate_is_read(tmp_path, days):
         check=True, capture_output=True,
     )  # fmt: skip
     said = subprocess.run(["openssl", "x509", "-enddate", "-noout", "-dateopt", "iso_8601", "-in", path], check=True, capture_output=True, text=True).stdout
-    assert data.read_certificate(path).ends_at == datetime.fromisoformat(said.strip().removeprefix("notAfter=").replace("Z", "+00:00")).timestamp()
+    assert data.read_certificate(with_certificate(path, key)).ends_at == datetime.fromisoformat(said.strip().removeprefix("notAfter=").replace("Z", "+00:00")).timestamp()
 
 
 @pytest.mark.parametrize("content", ["", "hello", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n"])
 def test_what_is_no_certificate_is_said_to_be_none(tmp_path, content):
     (tmp_path / "box.pem").write_text(content)
-    assert data.read_certificate(tmp_path / "box.pem").fault and data.read_certificate(tmp_path / "none.pem").fault
+    path = tmp_path / "box.pem"
+    assert data.read_certificate(with_certificate(path, path)).fault
+    config = with_certificate(path, path)
+    path.unlink()
+    assert data.read_certificate(config).fault
 
 
 def test_the_newest_backup_counts(tmp_path):
