@@ -26,6 +26,7 @@ def add(commands: Any) -> None:
         "--self-test", nargs="?", const="starter", choices=("starter", "fake"),
         help="instead, start a service beside everything, with the small model of the box or a scripted engine, and ask it a question; ends with 0, or with 70",
     )  # fmt: skip
+    parser.add_argument("--copy", metavar="FOLDER", help="with --self-test: a copy of a data folder to work with; it is changed")
     parser.set_defaults(run=run)
 
 

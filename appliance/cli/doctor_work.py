@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
 def run_self_test(arguments: argparse.Namespace) -> int:
     """Ask a service of this release that is started for it. Raises ApplianceError where it does not answer."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # or the service would be left running
-    passed = self_test(fake=arguments.self_test == "fake")
+    passed = self_test(fake=arguments.self_test == "fake", copy=Path(arguments.copy) if arguments.copy else None)
     print(json.dumps(asdict(passed)) if arguments.json else f"The service answered after {passed.seconds:.1f} s with the model {passed.model}.")
     return 0
 

@@ -164,7 +164,7 @@ def _try_out(folder: Path, layout: Layout, host: Host) -> None:
         if host.live:
             for path in (Path(scratch), trial, *trial.iterdir()):
                 shutil.chown(path, USER, USER)
-        host.run(folder / ".venv/bin/appliance", "doctor", "--self-test", "--data-dir", trial, as_user=host.live, timeout_s=300)
+        host.run(folder / ".venv/bin/appliance", "doctor", "--self-test", "--copy", trial, as_user=host.live, timeout_s=300)
 
 
 def _first_people(folder: Path, layout: Layout, host: Host, tell: Tell) -> None:
