@@ -171,7 +171,7 @@ def read_synchronised(commands: Commands) -> bool | None:
 
 
 def read_hostname_found(commands: Commands, name: str) -> bool | None:
-    """Whether the box's own name leads to an address. Only where `getent` is there at all, which answers for localhost."""
-    if commands(["getent", "hosts", "localhost"]) is None:
+    """Whether the box's own name leads to an address here; no name server is asked. None where there is no `getent`."""
+    if commands(["getent", "--help"]) is None:
         return None
-    return commands(["getent", "hosts", name]) is not None
+    return any(commands(["getent", "--service", source, "hosts", name]) is not None for source in ("files", "myhostname"))
