@@ -35,6 +35,9 @@
     |- AuditLogBroken             500  audit_log_broken        exit 65
     |- StorageFailed              500  storage_failed          exit 74
     |- BadBackup                  500  bad_backup              exit 65
+    |- BadBundle                  500  bad_bundle              exit 65
+    |- NotReady                   500  not_ready               exit 69
+    |- StepFailed                 500  step_failed             exit 70
     `- PortUnavailable            500  port_unavailable        exit 71 or 77
 
 A message names the thing, its value, the limit and the setting to change. `remedy` is the sentence that tells the
@@ -292,6 +295,24 @@ class BadBackup(ApplianceError):
     """The backup is damaged, incomplete, or of a newer version."""
 
     code, exit_code = "bad_backup", 65
+
+
+class BadBundle(ApplianceError):
+    """A bundle that is damaged, not signed as it should be, or not for this machine."""
+
+    code, exit_code = "bad_bundle", 65
+
+
+class NotReady(ApplianceError):
+    """This machine is not fit for an installation; nothing was changed."""
+
+    code, exit_code = "not_ready", 69
+
+
+class StepFailed(ApplianceError):
+    """A step of an installation failed; the message has the last words of the program that failed."""
+
+    code, exit_code = "step_failed", 70
 
 
 class PortUnavailable(ApplianceError):

@@ -11,8 +11,8 @@ from appliance.errors import ApplianceError, PermissionDenied, StorageFailed
 
 
 def write_atomically(path: Path, data: bytes, *, durable: bool = True, secret: bool = False) -> None:
-    """Replace `path` by a file with `data`; its folder must exist. durable: on the disk when this returns. secret: only its owner, who is
-    the folder's where root writes, may read it.
+    """Replace `path` by a file with `data`; its folder must exist. durable: on the disk when this returns. secret: only its owner may
+    read it. Where root writes it belongs to whom the folder belongs.
 
     Raises OSError; then the old file is still there and no other is left behind.
     """
@@ -21,7 +21,7 @@ def write_atomically(path: Path, data: bytes, *, durable: bool = True, secret: b
         with open(number, "wb") as file:
             if not secret:
                 os.fchmod(file.fileno(), 0o644)  # mkstemp allows the owner only, but the service may be another user
-            elif os.geteuid() == 0:
+            if os.geteuid() == 0:  # what root writes among the service's files must not be in its way
                 folder = os.stat(path.parent)
                 os.fchown(file.fileno(), folder.st_uid, folder.st_gid)
             file.write(data)

@@ -20,19 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from appliance.errors import ApplianceError
+from appliance.errors import BadBundle
 
 FORMAT = 1
 SCRIPT_BYTES = 4096
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
 MOST_MANIFEST_BYTES = 16 * 1024 * 1024
 CHUNK_BYTES = 1 << 20
-
-
-class BadBundle(ApplianceError):
-    """A bundle that is damaged, not signed as it should be, or not for this machine."""
-
-    code, exit_code = "bad_bundle", 65
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from appliance.access.service import has_keys
 from appliance.config import BY_NAME, SETTINGS, Config, convert, load_config
 from appliance.doctor import bundle
 from appliance.doctor.facts import Facts
@@ -54,7 +55,7 @@ def run_self_test(arguments: argparse.Namespace) -> int:
 def configuration(arguments: argparse.Namespace) -> tuple[Config, str]:
     """(The configuration, ""), or (the defaults, what is wrong with it)."""
     try:
-        return load_config({"data_dir": arguments.data_dir, "config": arguments.config}), ""
+        return load_config({"data_dir": arguments.data_dir, "config": arguments.config}, has_keys=has_keys), ""
     except ConfigError as error:
         values = {setting.name: setting.default for setting in SETTINGS}
         values["data_dir"] = convert(BY_NAME["data_dir"], arguments.data_dir or os.environ.get(BY_NAME["data_dir"].env) or "")

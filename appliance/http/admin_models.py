@@ -61,24 +61,27 @@ def blueprint(services: Services) -> Blueprint:
     @needs("admin")
     def unload() -> Response:
         """{"name"}. What it is writing may end first."""
-        services.fleet.withdraw(_name())
-        noted(services, "model.withdraw", _name())
+        name = _name()
+        services.fleet.withdraw(name)
+        noted(services, "model.withdraw", name)
         return reply(_shown(services))
 
     @routes.post("/admin/api/models/default")
     @needs("admin")
     def default() -> Response:
         """{"name"}. The one that answers where none is named."""
-        services.fleet.prefer(_name())
-        noted(services, "model.default", _name())
+        name = _name()
+        services.fleet.prefer(name)
+        noted(services, "model.default", name)
         return reply(_shown(services))
 
     @routes.post("/admin/api/models/restart")
     @needs("admin")
     def restart() -> Response:
         """{"name"}. Also one that was given up."""
-        services.fleet.restart(_name())
-        noted(services, "model.restart", _name())
+        name = _name()
+        services.fleet.restart(name)
+        noted(services, "model.restart", name)
         return reply(_shown(services))
 
     @routes.post("/admin/api/models/add")

@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from appliance.bundle.archive import SCRIPT_BYTES, BadBundle, Bundle, fingerprint
-from appliance.errors import ApplianceError
+from appliance.bundle.archive import SCRIPT_BYTES, Bundle, fingerprint
+from appliance.errors import ApplianceError, BadBundle, StepFailed
 from appliance.installer import change, preflight, release
 from appliance.installer.change import Tell, storing
-from appliance.installer.host import Host, StepFailed
+from appliance.installer.host import Host
 from appliance.installer.layout import UNIT, USER, Layout
 from appliance.storage import write_atomically
 

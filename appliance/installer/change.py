@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from appliance.errors import ApplianceError
-from appliance.installer.host import Host, StepFailed
+from appliance.errors import ApplianceError, StepFailed
+from appliance.installer.host import Host
 from appliance.installer.layout import UNIT, USER, Layout
 from appliance.storage import in_words, sync_folder, write_atomically
 
@@ -24,11 +24,11 @@ Tell = Callable[[str], None]
 STEPS = "steps.json"
 FILLED_AGAIN = ("cache.db",)
 KINDS = ("service", "slice", "timer")
-WRAPPER = f"""#!/bin/sh
+WRAPPER = rf"""#!/bin/sh
 # Commands that use the service's data run as its user: files of root in there would be in its way.
 program=/opt/appliance/current/.venv/bin/appliance
-case ${{1-}} in
-    bundle | backup | doctor | upgrade | rollback | repair | uninstall) exec "$program" "$@" ;;
+case "${{1-}} ${{2-}}" in
+    bundle\ * | doctor\ * | upgrade\ * | rollback\ * | repair\ * | uninstall\ * | "backup restore") exec "$program" "$@" ;;
 esac
 [ "$(id -u)" = 0 ] || exec "$program" "$@"
 exec setpriv --reuid={USER} --regid={USER} --init-groups --reset-env -- "$program" "$@"

@@ -12,17 +12,11 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from appliance.errors import ApplianceError
+from appliance.errors import StepFailed
 from appliance.installer.layout import UNIT, USER, Layout
 
 READY_S = 900.0
 """Loading a model from a slow disk may take minutes; the unit itself gives up earlier when nothing goes on."""
-
-
-class StepFailed(ApplianceError):
-    """A step of the installation failed; the message has the last words of the program that failed."""
-
-    code, exit_code = "step_failed", 70
 
 
 class Host:

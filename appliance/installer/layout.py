@@ -108,3 +108,4 @@ class Layout:
     def write_switching(self, **names: str) -> None:
         """Note down a change that begins."""
         write_atomically(self.switching, json.dumps(names).encode())
+

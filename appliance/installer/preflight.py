@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.bundle.archive import Manifest
-from appliance.errors import ApplianceError
+from appliance.errors import NotReady
 from appliance.installer.layout import Layout
 from appliance.installer.release import newer, python_version
 
@@ -25,12 +25,6 @@ UNPACKED = 4.5
 SYSTEMS = {"debian": 12, "ubuntu": 22.04}
 X86_64_V2 = frozenset({"cx16", "lahf_lm", "popcnt", "pni", "sse4_1", "sse4_2", "ssse3"})
 """https://gitlab.com/x86-psABIs/x86-64-ABI; `pni` is what Linux calls SSE3."""
-
-
-class NotReady(ApplianceError):
-    """This machine is not fit; nothing was changed."""
-
-    code, exit_code = "not_ready", 69
 
 
 @dataclass(frozen=True)

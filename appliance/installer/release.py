@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from appliance.bundle.archive import MANIFEST, SIGNATURE, BadBundle, Bundle, Member
+from appliance.bundle.archive import MANIFEST, SIGNATURE, Bundle, Member
+from appliance.errors import BadBundle
 from appliance.installer.host import Host
 from appliance.installer.layout import Layout
 from appliance.storage import in_words, write_atomically

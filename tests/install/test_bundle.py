@@ -18,8 +18,8 @@ import pytest
 from fakes import ROOT
 
 from appliance.bundle import build, signing, wheels
-from appliance.bundle.archive import MANIFEST, SCRIPT_BYTES, SIGNATURE, BadBundle, opened, parse_manifest
-from appliance.errors import ApplianceError, InvalidRequest
+from appliance.bundle.archive import MANIFEST, SCRIPT_BYTES, SIGNATURE, opened, parse_manifest
+from appliance.errors import ApplianceError, BadBundle, InvalidRequest
 
 pytestmark = pytest.mark.process
 

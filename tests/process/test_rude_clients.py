@@ -268,6 +268,7 @@ def test_200_cancels_refusals_and_kills_leave_nothing_behind(running_server):
     )  # fmt: skip
     server.chat("warm")
     worker = psutil.Process(server.worker_pid)
+    wait_until(lambda: "The audit log ends with" in server.log, what="what is opened once")
     files = worker.num_fds()
     outcomes: Counter = Counter()
     numbers = iter(range(200))

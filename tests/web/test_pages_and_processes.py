@@ -43,6 +43,7 @@ def test_a_model_is_uploaded_loaded_and_answers(tmp_path, open_page, screenshot)
         page.get_by_role("button").click()
         expect(page.get_by_role("heading", name="First steps")).to_be_visible()
         page.get_by_role("link", name="Ask something").click()
+        expect(page.get_by_label("Model")).to_have_value("starter")  # the page's program is there
         page.get_by_label("Question", exact=True).fill("How do I add a model from a USB stick?")
         page.get_by_label("Question", exact=True).press("Enter")
         expect(page.locator(".assistant .text")).to_contain_text("appliance models add", timeout=30_000)
