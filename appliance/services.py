@@ -76,8 +76,9 @@ class Services:
         self.uploads = Uploads(data_dir(config) / "uploads")
         self.trail = Trail(data_dir(config), log)
         self.jobs = Jobs(data_dir(config) / "jobs", _for_commands(config), log)
-        self._janitor = Janitor([self._tell_cache_of_models, self._tick_cache, self.history.tick, self.access.tick, self.jobs.tick, self.uploads.tick, self.usage.tick, self.tls.tick, self.trail.tick])
+        self._janitor = Janitor([self._tell_cache_of_models, self._tick_cache, self._tick_keys, self.history.tick, self.access.tick, self.jobs.tick, self.uploads.tick, self.usage.tick, self.tls.tick, self.trail.tick])
         self._models_told: list[str] = []
+        self._keys_stamp = 0
         self._audit = self._renewal = None
         if self.cache and recall:
             self._audit = Audit(self.cache, self.cache.meaning, self.pipeline.generate, self._idle, time.time, config.cache_audit / 100)
@@ -179,6 +180,13 @@ class Services:
     def _take_keys(self, auth: Auth, config: Config) -> None:
         made, closed = self.access.key_digests()
         self.auth = auth.with_made(made, closed or needs_key(config, self._bound_host))  # where others reach it, it never opens by itself
+
+    def _tick_keys(self) -> None:
+        """Commands make and revoke keys as well."""
+        stamp = self.access.stamp()
+        if stamp != self._keys_stamp:
+            self._keys_stamp = stamp
+            self.renew_auth()
 
     def _tick_cache(self) -> None:
         if self.cache:

@@ -232,6 +232,12 @@ class Access:
         self._writer.do(people.forget_revoked_keys, WRITE_WAIT_S)
         self._log("warning", f"Revoked keys were forgotten, by {by!r}.")
 
+    def stamp(self) -> int:
+        """Another number when something was changed, by this process or another; to be asked by one thread. Raises Unavailable, StorageFailed."""
+        self._ready()
+        with self._readers.reading() as db:
+            return db.execute("PRAGMA data_version").fetchone()[0]
+
     def visits(self) -> list[Visit]:
         """Who is signed in where, the one seen last first. Raises Unavailable, StorageFailed."""
         self._ready()

@@ -169,7 +169,7 @@ def _try_out(folder: Path, layout: Layout, host: Host) -> None:
 
 def _first_people(folder: Path, layout: Layout, host: Host, tell: Tell) -> None:
     """An admin and a key, told once. Who was killed before telling tells others the next time."""
-    told = layout.opt / "told"
+    told = layout.config / ".told"  # stays as long as the settings do: who installs again has a password
     if told.exists():
         return
 
@@ -179,10 +179,11 @@ def _first_people(folder: Path, layout: Layout, host: Host, tell: Tell) -> None:
     password = "-".join(base64.b32encode(secrets.token_bytes(15)).decode().lower()[at : at + 4] for at in range(0, 20, 4))
     names = {row["name"] for row in json.loads(command("people", "list", "--json"))}
     command("people", *(("password", ADMIN) if ADMIN in names else ("add", ADMIN, "--role", "admin")), "--password-file", "-", given=password)
-    for row in json.loads(command("keys", "list", "--json")):
-        if row["name"] == FIRST_KEY and not row["revoked"]:
+    keys = json.loads(command("keys", "list", "--json"))
+    for row in keys:
+        if row["name"].startswith(FIRST_KEY) and not row["revoked"]:
             command("keys", "revoke", str(row["id"]))
-    key = command("keys", "make", FIRST_KEY).strip()
+    key = command("keys", "make", f"{FIRST_KEY}-{len(keys) + 1}" if keys else FIRST_KEY).strip()
     scheme = "https" if 'tls = "own"' in (layout.config / "config.toml").read_text("utf-8") else "http"
     tell(
         f"this is shown once:\n\n    admin page   {scheme}://{_address()}:{host.port()}/admin\n    name         {ADMIN}\n    password     {password}\n"
@@ -271,4 +272,6 @@ def _remove_all(layout: Layout, host: Host) -> None:
 def _purge(layout: Layout, host: Host) -> None:
     for folder in (layout.config, layout.data, layout.before, layout.root / "run/appliance", *(layout.root / "etc/systemd/system").glob("appliance*.d")):
         shutil.rmtree(folder, ignore_errors=True)
+    for stamp in (layout.root / "var/lib/systemd/timers").glob("stamp-appliance*"):  # when systemd's timers ran last
+        stamp.unlink()
     host.remove_user()

@@ -25,13 +25,14 @@ STEPS = "steps.json"
 FILLED_AGAIN = ("cache.db",)
 KINDS = ("service", "slice", "timer")
 WRAPPER = rf"""#!/bin/sh
-# Commands that use the service's data run as its user: files of root in there would be in its way.
+# Commands that use the service's data run as its user: files of root in there would be in its way. They may read what root may, such as
+# a file on a stick that root has mounted.
 program=/opt/appliance/current/.venv/bin/appliance
 case "${{1-}} ${{2-}}" in
     bundle\ * | doctor\ * | upgrade\ * | rollback\ * | repair\ * | uninstall\ * | "backup restore") exec "$program" "$@" ;;
 esac
 [ "$(id -u)" = 0 ] || exec "$program" "$@"
-exec setpriv --reuid={USER} --regid={USER} --init-groups --reset-env -- "$program" "$@"
+exec setpriv --reuid={USER} --regid={USER} --init-groups --inh-caps=+dac_read_search --ambient-caps=+dac_read_search --reset-env -- "$program" "$@"
 """
 
 
