@@ -2,7 +2,7 @@
 PYTEST = .venv/bin/python -m pytest
 ARGS ?=
 
-.PHONY: install test test-fast bench lint docs clean
+.PHONY: install test test-fast test-box bench lint docs clean
 
 install:  ## the appliance into .venv
 	./install.sh --user
@@ -12,6 +12,10 @@ test: .test-env  ## the whole suite; as root also installs missing system packag
 
 test-fast: .test-env  ## unit and http tests
 	$(PYTEST) tests/unit tests/http -m "not process and not browser" $(ARGS)
+
+test-box: .test-env  ## a Debian of its own: install, upgrade, break, roll back, kill 20 times; as root
+	apt-get install -y --no-install-recommends debootstrap systemd-container
+	APPLIANCE_BOX_KILLS=20 $(PYTEST) tests/install/test_box.py -rs $(ARGS)
 
 bench:  ## against llama-server, one table and a JSON file
 	./install.sh --user --apt --extra bench

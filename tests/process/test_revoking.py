@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
+from fakes import wait_until
 from served import command
 
 from appliance.access.service import Access
@@ -43,3 +45,14 @@ def test_with_a_key_of_the_admin_page_it_starts_and_a_revoked_key_stops_within_t
     stream.rest()
     assert time.monotonic() - began < 2.0
     assert not stream.done and stream.error["code"] == "key_revoked"
+
+
+def test_a_running_service_notices_keys_that_a_command_makes_and_revokes(running_server, tmp_path, key_of_an_admin):
+    data = ("--data-dir", str(tmp_path / "data"))
+    server = running_server(*FAKE, *data)
+    key = {"Authorization": f"Bearer {command('keys', 'make', 'till', *data).stdout.strip()}"}
+    wait_until(lambda: server.get("/v1/models", **key).status == 200, 3, "the new key")
+    number = next(row["id"] for row in json.loads(command("keys", "list", "--json", *data).stdout) if row["name"] == "till")
+    command("keys", "revoke", str(number), *data)
+    wait_until(lambda: server.get("/v1/models", **key).status == 401, 2, "its end")
+    assert server.get("/v1/models", **key_of_an_admin).status == 200
