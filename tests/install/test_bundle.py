@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import random
 import re
 import shutil
@@ -212,3 +213,25 @@ def test_a_portable_wheel_is_told_from_a_native_one(tmp_path):
         return path
 
     assert wheels.is_portable(wheel("-haswell", "-icelake")) and not wheels.is_portable(wheel("", ".0"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a process without a network needs root")
+def test_an_unpacked_bundle_installs_and_answers_without_a_network(bundle, tmp_path):
+    """As in the README: tail, tar, ./install.sh --user."""
+    with tarfile.open(fileobj=io.BytesIO(bundle.read_bytes()[SCRIPT_BYTES:])) as tar:
+        tar.extractall(tmp_path, filter="data")
+    alone = ["unshare", "--net", "sh", "-ec", 'ip link set lo up && exec "$@"', "sh"]
+    home = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    done = subprocess.run([*alone, "./install.sh", "--user", "--offline"], cwd=tmp_path, env=home, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0 and "start it with" in done.stdout, done.stdout + done.stderr
+    done = subprocess.run([*alone, ".venv/bin/appliance", "doctor", "--self-test"], cwd=tmp_path, env=home, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "answered" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("damage", ["head", "program"])
+def test_a_damaged_bundle_that_is_run_says_so_in_a_sentence(bundle, tmp_path, damage):
+    data = bytearray(bundle.read_bytes()[: 60_000_000 if damage == "program" else SCRIPT_BYTES + 300])
+    (tmp_path / "cut.run").write_bytes(data)
+    done = subprocess.run(["sh", "cut.run", "verify"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 65 and re.search("Copy (it|the bundle) again", done.stderr)
+    assert "Traceback" not in done.stderr and list(tmp_path.iterdir()) == [tmp_path / "cut.run"]
