@@ -12,7 +12,7 @@ from appliance import catalog
 from appliance.errors import InvalidRequest
 from appliance.http.admin_audit import noted
 from appliance.http.admin_jobs import begun
-from appliance.http.admin_models import add_words
+from appliance.http.admin_model_jobs import add_words
 from appliance.http.answering import reply
 from appliance.http.contract import Services, needs
 from appliance.http.incoming import read_body

@@ -13,6 +13,7 @@ from appliance.http import (
     admin_doctor,
     admin_exchange,
     admin_jobs,
+    admin_model_jobs,
     admin_models,
     admin_now,
     admin_settings,
@@ -40,7 +41,7 @@ from appliance.http.request_log import Story, request_id
 
 GENERATING = (openai_chat, openai_completions)
 ENCODING = (openai_embeddings, rerank, classify)
-FAMILIES = (openai_models, *GENERATING, *ENCODING, openai_tokens, cache_api, health, openapi, pages, signing, admin_now, admin_answers, admin_exchange, admin_models, admin_uploads, admin_jobs, admin_access, admin_audit, admin_settings, admin_system, admin_backups, admin_doctor)
+FAMILIES = (openai_models, *GENERATING, *ENCODING, openai_tokens, cache_api, health, openapi, pages, signing, admin_now, admin_answers, admin_exchange, admin_models, admin_model_jobs, admin_uploads, admin_jobs, admin_access, admin_audit, admin_settings, admin_system, admin_backups, admin_doctor)
 
 
 class Number(IntegerConverter):
