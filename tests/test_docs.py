@@ -20,6 +20,7 @@ from fakes import ROOT
 from appliance.cli import build_parser, docs
 from appliance.config import SETTINGS
 from appliance.errors import BY_CODE
+from appliance.installer.__main__ import parser as installer
 
 SOURCES = sorted((ROOT / "appliance").rglob("*.py"))
 CODE = "\n".join(path.read_text("utf-8") for path in SOURCES)
@@ -119,7 +120,7 @@ def shell_lines() -> list[list[str]]:
     prose = re.sub(r"^```.*?^```", "", README, flags=re.M | re.S)
     spans = re.findall(r"`([^`\n]+)`", prose)
     inline = [code for code in spans if re.match(r"(\./install\.sh|make|appliance) ", code)]
-    return [words for line in [*text.splitlines(), *inline] if (words := shlex.split(line))]
+    return [words for line in [*text.splitlines(), *inline] if (words := shlex.split(line, comments=True))]
 
 
 def test_the_two_commands_are_there_word_for_word():
@@ -133,7 +134,9 @@ def test_every_command_of_the_readme_exists(words):
         at = words.index("--run") if "--run" in words else len(words)
         assert {w for w in words[1:at + 1] if w.startswith("-")} <= INSTALLER
         assert {w for w in words[at + 1:] if w.startswith("-")} <= SERVE
-    elif program == "appliance":
+    elif program == "sh":
+        assert words[1].endswith(".run") and set(words[2:]) <= flags_of(installer()) | {"repair", "verify"}
+    elif program in ("appliance", ".venv/bin/appliance"):
         command = next(word for word in words[1:] if not word.startswith("-")) if len(words) > 2 else words[1]
         for more in words[2:4]:
             if f"{command} {more}" in COMMANDS:
