@@ -103,6 +103,7 @@ def _install(bundle: Bundle, layout: Layout, host: Host, wishes: Wishes, tell: T
         host.start()
     for unit in [UNIT, *(path.name for path in change.our_units(layout) if path.suffix == ".timer")]:
         host.systemctl("enable", *(("--now",) if host.live and unit.endswith(".timer") else ()), unit)
+    _add_answers(folder, layout, host, tell)
     with storing(f"Writing {layout.key}"):
         write_atomically(layout.key, f"{bundle.key}\n".encode())
     release.remove_old(layout)
@@ -154,6 +155,15 @@ def _add_models(folder: Path, layout: Layout, host: Host) -> None:
                 for path in (target.parent, draft, *draft.rglob("*")):
                     shutil.chown(path, USER, USER)
             draft.rename(target)
+
+
+def _add_answers(folder: Path, layout: Layout, host: Host, tell: Tell) -> None:
+    """The reviewed answers that the bundle carries, once."""
+    done = folder / "answers.done"
+    for path in sorted(folder.glob("answers.*")):
+        if not done.exists():
+            tell(host.run(folder / ".venv/bin/appliance", "cache", "import", path, "--data-dir", layout.data, as_user=host.live).strip())
+            write_atomically(done, b"")
 
 
 def _try_out(folder: Path, layout: Layout, host: Host) -> None:

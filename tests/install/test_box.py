@@ -23,7 +23,7 @@ from fakes import ROOT
 from appliance.bundle import build, signing, wheels
 from appliance.bundle.archive import opened
 
-KILLS = int(os.environ.get("APPLIANCE_BOX_KILLS", "3"))
+KILLS = int(os.environ.get("APPLIANCE_BOX_KILLS", "2"))
 PYTHON = "3.11"
 """Of Debian 12."""
 QUESTION = "How do I add a model?"
@@ -52,6 +52,7 @@ def stick(tmp_path_factory) -> Path:
     stick, work = tmp_path_factory.mktemp("stick"), tmp_path_factory.mktemp("checkouts")
     signing.make_keys(work / "key")
     signing.make_keys(work / "stranger")
+    (stick / "reviewed.csv").write_text("question,answer,owner,source\nWhen does the pharmacy open?,At 8.,Ann,sign at the door\n")
     faults = {"3.0.0": "raise SystemExit(70)", "4.0.0": 'if "NOTIFY_SOCKET" in os.environ:\n        raise SystemExit(70)'}
     llama = wheels.native_llama(wheels.wheel_cache())
     for version in ("1.0.0", "2.0.0", "3.0.0", "4.0.0", "5.0.0"):
@@ -65,10 +66,9 @@ def stick(tmp_path_factory) -> Path:
         if version != "1.0.0":
             with opened(stick / "1.0.0.run") as first:
                 since = first.manifest
-        order = build.Order(checkout, work / ("stranger" if version == "5.0.0" else "key"), platform.machine(), (PYTHON,), llama, llama.parent, since=since)
+        order = build.Order(checkout, work / ("stranger" if version == "5.0.0" else "key"), platform.machine(), (PYTHON,), llama, llama.parent, answers=stick / "reviewed.csv", since=since)
         build.build(order, stick / f"{version}.run", lambda words: None)
     (stick / "ask.py").write_text(ASK)
-    (stick / "reviewed.csv").write_text("question,answer,owner,source\nWhen does the pharmacy open?,At 8.,Ann,sign at the door\n")
     return stick
 
 
@@ -116,7 +116,8 @@ def test_the_life_of_a_box(box):
     assert box.run("systemctl", "is-enabled", "appliance").strip() == "enabled"
     assert "already" not in install(box) and ask(box, key) == answer, "once more changes nothing"
 
-    box.run("appliance", "cache", "import", "/mnt/reviewed.csv")
+    assert ask(box, key, "When does the pharmacy open?").strip() == "At 8."
+    assert box.run("appliance", "cache", "import", "/mnt/reviewed.csv"), "root's command may read what root may"
     box.reboot()
     assert ask(box, key) == answer
     assert ask(box, key, "When does the pharmacy open?").strip() == "At 8."
