@@ -11,7 +11,7 @@ test: .test-env  ## the whole suite; as root also installs missing system packag
 	$(PYTEST) $(ARGS)
 
 test-fast: .test-env  ## unit and http tests
-	$(PYTEST) tests/unit tests/http -m "not process and not browser" $(ARGS)
+	$(PYTEST) tests/unit tests/http -m "not process and not browser" -n 3 $(ARGS)
 
 test-box: .test-env  ## a Debian of its own: install, upgrade, break, roll back, kill 20 times; as root
 	apt-get install -y --no-install-recommends debootstrap systemd-container
