@@ -114,6 +114,11 @@ SETTINGS: tuple[Setting, ...] = (
 )
 
 BY_NAME: dict[str, Setting] = {s.name: s for s in SETTINGS}
+FROM_A_SHELL = frozenset({"host", "port", "names", "tls", "tls_cert", "tls_key", "data_dir", "config", "api_key", "api_key_file", "allow_anonymous", "model", "alias", "engine", "backup_passphrase_file"})
+"""A mistake in one of these could keep everybody out of the page that mends it, or let the page read any file as a passphrase."""
+CHANGEABLE = tuple(setting for setting in SETTINGS if setting.name not in FROM_A_SHELL and not setting.secret)
+"""Those that the page may change. What else stands in the file that the page writes does not count: the service owns that file, and root's
+commands read it too."""
 
 
 @dataclass(frozen=True)
@@ -226,7 +231,8 @@ def load_config(
     environment = _read_env(env, mistakes)
     saved = data_dir(Config({"data_dir": _first_path("data_dir", flags, environment, *(layer for _, layer in reversed(layers[1:])))})) / SAVED_FILE
     if os.path.isfile(saved):
-        layers.append((str(saved), _read_file(saved, mistakes)))
+        may = {setting.name for setting in CHANGEABLE}
+        layers.append((str(saved), {name: value for name, value in _read_file(saved, mistakes).items() if name in may}))
     layers.append(("environment", environment))
     layers.append(("flag", dict(flags)))
 

@@ -59,13 +59,17 @@ def give_to_owner(path: Path, folder: Path) -> None:
 def finish_switch(folder: Path) -> bool:
     """Put a restored folder in its place, where a restore was killed between its last two steps. Raises StorageFailed, PermissionDenied."""
     new = restoring(folder)
-    if folder.exists() or not (new / COMPLETE).is_file():
+    if not (new / COMPLETE).is_file() or (folder.exists() and any(path.is_file() for path in folder.rglob("*"))):
         return False
     try:
+        for place in sorted((folder, *folder.rglob("*")), reverse=True) if folder.exists() else ():
+            place.rmdir()  # systemd makes empty ones before the service is started
         new.rename(folder)
         sync_folder(folder.parent)
     except OSError as error:
-        if error.errno == errno.ENOENT and folder.exists():
+        if error.errno in (errno.ENOENT, errno.ENOTEMPTY) and folder.exists():
             return False  # somebody else was faster
+        if error.errno in (errno.EACCES, errno.EPERM):  # the service, whose folder lies in one of root's: better not at all than without its data
+            raise InUse(f"A restore into {folder} was interrupted.", remedy="Run `appliance backup restore` with the same backup again, as root: it ends what was begun.") from None
         raise in_words(error, f"Renaming {new} to {folder}", "Run `appliance backup restore` again, as root: it ends what was begun.") from None
     return True

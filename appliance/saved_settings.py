@@ -9,14 +9,11 @@ from typing import Any
 
 import tomli_w
 
-from appliance.config import BY_NAME, SAVED_FILE, SETTINGS, convert
+from appliance.config import BY_NAME, CHANGEABLE, SAVED_FILE, convert
 from appliance.errors import ConfigError, InvalidRequest
 from appliance.storage import in_words, write_atomically
 
 BEFORE = "settings.before.toml"
-FROM_A_SHELL = frozenset({"host", "port", "names", "tls", "tls_cert", "tls_key", "data_dir", "config", "api_key", "api_key_file", "allow_anonymous", "model", "alias", "engine", "backup_passphrase_file"})
-"""A mistake in one of these could keep everybody out of the page that mends it; the last would let the page read any file as a passphrase."""
-CHANGEABLE = tuple(setting for setting in SETTINGS if setting.name not in FROM_A_SHELL and not setting.secret)
 
 
 def change(folder: Path, changes: Mapping[str, Any], check: Callable[[], object]) -> None:

@@ -71,7 +71,7 @@ class Services:
         self.fleet.changed = self._take_engines
         self._changing, self._keys = threading.Lock(), threading.Lock()
         self.history = History(self.metrics)
-        self.access = Access(data_dir(config), log)
+        self.access = Access(data_dir(config), log, ticks=monotonic)
         self.usage = Usage(data_dir(config), log)
         self.uploads = Uploads(data_dir(config) / "uploads")
         self.trail = Trail(data_dir(config), log)

@@ -75,9 +75,11 @@ def has_keys(folder: Path) -> bool:
 class Access:
     """See the module. `open` before use; the constructor starts nothing."""
 
-    def __init__(self, folder: Path, log: Callable[[str, str], None], *, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, folder: Path, log: Callable[[str, str], None], *, now: Callable[[], float] = time.time, ticks: Callable[[], float] | None = None) -> None:
+        """ticks: a clock that nobody sets, for pauses; `now` where none is given."""
+        ticks = ticks or now
         self._folder, self._log, self._now = folder, log, now
-        self._tries, self._names, self._wrong_keys = Throttle(now), Throttle(now, LONGEST_BY_NAME_S), Throttle(now)
+        self._tries, self._names, self._wrong_keys = Throttle(ticks), Throttle(ticks, LONGEST_BY_NAME_S), Throttle(ticks)
         self._hashes = threading.BoundedSemaphore(HASHES)
         self.turns = Turns()
         self._opened = False
@@ -348,7 +350,8 @@ def _network(address: str) -> str:
         found = ipaddress.ip_address(address)
     except ValueError:
         return address
-    return str(ipaddress.ip_network((found, 64), strict=False)) if found.version == 6 else address
+    found = getattr(found, "ipv4_mapped", None) or found  # an IPv4 client of a socket that takes both
+    return str(ipaddress.ip_network((found, 64), strict=False)) if found.version == 6 else str(found)
 
 
 def _check(password: str) -> None:

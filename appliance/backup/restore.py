@@ -20,7 +20,7 @@ from pathlib import Path
 from appliance import manifest
 from appliance.backup import archive, shelf
 from appliance.backup.archive import Entry, Manifest, Progress
-from appliance.backup.contents import BACKUPS, MODELS, SECRETS
+from appliance.backup.contents import BACKUPS, CONFIGURATION, MODELS, SECRETS
 from appliance.backup.create import check_databases, check_version, empty
 from appliance.catalog import DEFAULT_FILE
 from appliance.data_folder import COMPLETE, finish_switch, give_to_owner, held, restoring
@@ -128,12 +128,17 @@ def _take_over(folder: Path, new: Path, paper: Manifest) -> list[str]:
     """Bring over what the backup does not hold: the backups, models, and keys of the box where it has none; and the audit log, which no
     backup takes back. Files that are never changed in place are linked. A model that is here stays as it is unless the backup has its weights. Returns the
     models without weights."""
+    for path in (folder / BACKUPS, folder / MODELS, *(folder / name for name in SECRETS), *folder.glob(f"{MODELS}/*"), *folder.glob("audit.*")):
+        if path.is_symlink():  # it might lead root, who restores, to files that are not the service's
+            raise StorageFailed(f"{path} is a link; nothing is restored beside it.", remedy="Remove the link, or move what it leads to into the data folder.")
     _link_tree(folder / BACKUPS, new / BACKUPS)
     for name in SECRETS:
         if (folder / name).is_dir() and not (new / name).exists():
             shutil.copytree(folder / name, new / name, symlinks=True)
     if (folder / trail.FILE).exists():
-        (new / trail.FILE).unlink(missing_ok=True)
+        if (new / trail.FILE).exists():  # of another box, perhaps: whoever moved house wants to keep it
+            (new / CONFIGURATION).mkdir(mode=0o700, exist_ok=True)
+            (new / trail.FILE).rename(new / CONFIGURATION / trail.FILE)
         for path in [*folder.glob(f"{trail.FILE}*"), *folder.glob(trail.HEAD_FILE)]:
             shutil.copy2(path, new)
     elif (new / trail.FILE).exists():

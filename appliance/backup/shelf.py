@@ -25,6 +25,7 @@ CHECKED = "checked.json"
 CREDENTIAL = "backup-passphrase"
 """Of systemd: LoadCredential=backup-passphrase:FILE."""
 MOST_PASSPHRASE_BYTES = 4096
+DAY_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ def all_of(folder: Path) -> list[Backup]:
 def newest(config: Config) -> Backup | None:
     """The newest backup in which no fault was found. Reads names and sizes only; never raises."""
     try:
-        return next((one for one in all_of(config.backup_dir or data_dir(config) / BACKUPS) if not one.fault), None)
+        return next((one for one in all_of(config.backup_dir or data_dir(config) / BACKUPS) if not one.fault and one.made < time.time() + DAY_S), None)
     except ApplianceError:
         return None
 
@@ -162,7 +163,7 @@ def kept(made: Iterable[float], daily: int, weekly: int, monthly: int) -> set[fl
 def prune(folder: Path, daily: int, weekly: int, monthly: int, now: float) -> list[Backup]:
     """Delete what need not be kept; returns that. Reads those that stay until one of them is whole; where none is, nothing goes. Raises
     BadBackup then, StorageFailed."""
-    there = all_of(folder)
+    there = [one for one in all_of(folder) if one.made < now + DAY_S]  # one of a day to come was made while the clock was wrong: a person decides
     keep = kept((one.made for one in there), daily, weekly, monthly)
     gone = [one for one in there if one.made not in keep]
     if gone and not any(_is_whole(folder, one, now) for one in there if one.made in keep):

@@ -27,6 +27,8 @@ SCRIPT_BYTES = 4096
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
 MOST_MANIFEST_BYTES = 16 * 1024 * 1024
 CHUNK_BYTES = 1 << 20
+NEEDED_WHEELS = tuple(f"wheels/{name}-" for name in ("appliance", "cryptography", "cffi", "pycparser"))
+"""What the installer is and needs. install.sh takes them out of a bundle too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from appliance import manifest as papers
 from appliance.bundle import archive, wheels
-from appliance.bundle.archive import FORMAT, MANIFEST, SCRIPT_BYTES, SIGNATURE, Manifest
+from appliance.bundle.archive import FORMAT, MANIFEST, NEEDED_WHEELS, SCRIPT_BYTES, SIGNATURE, Manifest
 from appliance.bundle.sbom import sbom
 from appliance.bundle.signing import sign
 from appliance.errors import InvalidRequest
@@ -41,8 +41,8 @@ command -v bash >/dev/null || {{ echo "bash is missing; nothing was changed." >&
 bash "$folder/install.sh" --bundle "$me" "$@"
 exit
 """
-NEEDED_BY_INSTALLER = ("install.sh", *(f"wheels/{name}-" for name in ("appliance", "cryptography", "cffi", "pycparser")))
-"""What install.sh takes out of a bundle before anything is installed, so even a bundle that leaves out what is there must carry it."""
+ALWAYS_CARRIED = ("install.sh", *NEEDED_WHEELS)
+"""What runs before anything is installed."""
 CHECKOUT_FILES = ("install.sh", "README.md", "CHANGELOG.md")
 
 
@@ -93,7 +93,7 @@ def _build(order: Order, out: Path, folder: Path, tell: wheels.Tell) -> Manifest
     for name, path in files.items():
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        rows[name] = {"size": path.stat().st_size, "sha256": digest, "carried": digest not in known or name.startswith(NEEDED_BY_INSTALLER)}
+        rows[name] = {"size": path.stat().st_size, "sha256": digest, "carried": digest not in known or name.startswith(ALWAYS_CARRIED)}
     manifest = {
         "format": FORMAT, "version": version, "arch": order.arch, "pythons": sorted(order.pythons), "glibc": wheels.oldest_glibc(found),
         "cpu": "portable" if wheels.is_portable(order.llama) else "native", "made": made, "since": order.since.version if order.since else "",

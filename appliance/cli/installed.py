@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
+import sys
+import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -44,18 +48,28 @@ def _tell(words: str) -> None:
 
 
 def _upgrade(arguments: argparse.Namespace) -> int:
-    from appliance.bundle.archive import opened
+    from appliance.bundle.archive import NEEDED_WHEELS, opened
     from appliance.bundle.signing import read_public
 
     layout, _ = _box()
     if not arguments.bundle.exists():
         raise InvalidRequest(f"There is no bundle at {arguments.bundle}.", param="bundle", remedy="Check the path, and whether the stick is mounted.")
-    with opened(arguments.bundle) as bundle:
+    # Its own script is signed by nobody, and the file may be exchanged while we read: only what was checked here, and lies where only root
+    # writes, is run. The installer checks the bundle again.
+    with tempfile.TemporaryDirectory(prefix="appliance-upgrade-") as scratch, opened(arguments.bundle) as bundle:
         bundle.check_signature(read_public(layout.key))
-        bundle.check_files()
-    script = arguments.bundle / "install.sh" if arguments.bundle.is_dir() else arguments.bundle
-    words = ["bash" if arguments.bundle.is_dir() else "sh", str(script), "upgrade", *(["--allow-older"] if arguments.allow_older else [])]
-    os.execvp(words[0], words)
+        wheels = []
+        for member, file in bundle.files(into=lambda member: (Path(scratch) / Path(member.name).name).open("wb") if member.name.startswith(NEEDED_WHEELS) else None):
+            if file:
+                file.close()
+                wheels.append(Path(scratch) / Path(member.name).name)
+        program = Path(scratch) / "program"
+        for wheel in wheels:
+            with zipfile.ZipFile(wheel) as packed:
+                packed.extractall(program, [name for name in packed.namelist() if not name.startswith(("appliance/models/", "appliance/web/"))])
+        start = f"import sys; sys.dont_write_bytecode = True; sys.path.insert(0, {str(program)!r}); from appliance.installer.__main__ import main; sys.exit(main(sys.argv[1:]))"
+        words = [str(arguments.bundle.absolute()), "upgrade", *(["--allow-older"] if arguments.allow_older else [])]
+        return subprocess.run([getattr(sys, "_base_executable", sys.executable), "-I", "-c", start, *words]).returncode
 
 
 def _rollback(arguments: argparse.Namespace) -> int:
@@ -63,8 +77,10 @@ def _rollback(arguments: argparse.Namespace) -> int:
 
     layout, host = _box()
     with box.locked(layout):
-        change.finish(layout, host, _tell)
-        _tell(f"version {change.rollback(layout, host, arguments.with_data, _tell)} runs")
+        if finished := change.finish(layout, host, _tell):
+            _tell(f"version {finished} runs; to go back from it run this again")
+        else:
+            _tell(f"version {change.rollback(layout, host, arguments.with_data, _tell)} runs")
     return 0
 
 

@@ -150,6 +150,10 @@ def _list_keys(arguments: argparse.Namespace) -> int:
 
 
 def _make_key(arguments: argparse.Namespace) -> int:
+    from appliance.auth import Auth
+
+    if Auth.from_config(_config(arguments)).configured(arguments.name):
+        raise InvalidRequest(f"The configuration has a key named {arguments.name!r}.", param="name", remedy="Choose another name.")
     with _access(arguments) as access:
         number, key = access.make_key(arguments.name, BY)
     noted(_config(arguments), "key.make", arguments.name, number=number)

@@ -6,14 +6,14 @@ from typing import Any
 
 from flask import Blueprint, Response, g, render_template
 
-from appliance.config import SAVED_FILE, SETTINGS, data_dir
+from appliance.config import CHANGEABLE, SAVED_FILE, SETTINGS, data_dir
 from appliance.errors import ConfigError, InvalidRequest
 from appliance.http.admin_audit import acting, noted
 from appliance.http.answering import reply
 from appliance.http.contract import Services, needs
 from appliance.http.incoming import read_body
 from appliance.http.pages import guarded
-from appliance.saved_settings import CHANGEABLE, can_put_back, saved
+from appliance.saved_settings import can_put_back, saved
 
 
 def blueprint(services: Services) -> Blueprint:

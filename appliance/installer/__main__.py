@@ -27,14 +27,13 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--allow-older", action="store_true", help="install a version older than the one that is installed")
     made.add_argument("--offline", action="store_true", help="touch no network; a bundle never does")
     made.add_argument("--user", action="store_true", help="only an environment beside the unpacked bundle, for who runs this; no root, no service")
-    made.add_argument("--root", type=Path, default=Path("/"), metavar="FOLDER", help="install into the system that lies in this folder; nothing is started")
     return made
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do it; returns the exit code."""
     arguments = parser().parse_args(argv)
-    layout = Layout(arguments.root.resolve())
+    layout = Layout()
     host = Host(layout)
     try:
         with opened(arguments.bundle) as bundle:

@@ -23,6 +23,7 @@ from appliance.installer.layout import UNIT, USER, Layout
 from appliance.storage import write_atomically
 
 ADMIN, FIRST_KEY = "admin", "first"
+TRIAL = ".appliance-trial."
 CONFIG = """\
 # Written when the appliance was installed; yours from now on. Every setting: appliance serve --help
 # After a change: systemctl reload appliance (keys, limits, logging) or systemctl restart appliance.
@@ -47,9 +48,7 @@ class Wishes:
 def locked(layout: Layout) -> Iterator[None]:
     """One installer at a time. Raises ApplianceError while another is at work."""
     with storing("Locking"):
-        path = layout.root / "run/lock/appliance-install.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
+        file = (layout.root / "run/appliance-install.lock").open("w")
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -70,12 +69,18 @@ def install(bundle: Bundle, layout: Layout, host: Host, wishes: Wishes, tell: Te
         bundle.check_signature(trusted)
         tell(f"signed with {fingerprint(bundle.key)}{'' if trusted else ', which this box trusts from now on'}")
         change.finish(layout, host, tell)
-        first = not current and not layout.data.exists()
+        _sweep(layout)
+        ours = [] if current else [path for path in (layout.config, layout.data) if not path.exists()]
+        had_user = host.has_user()
         try:
             _install(bundle, layout, host, wishes, tell)
         except BaseException:
-            if first and not layout.installed(layout.current):
-                _remove_all(layout, host)
+            if not current and not layout.installed(layout.current):
+                _remove_program(layout, host)
+                for path in ours:
+                    shutil.rmtree(path, ignore_errors=True)
+                if not had_user:
+                    host.remove_user()
             elif not (layout.release(manifest.version) / release.STAMP).exists():
                 shutil.rmtree(layout.release(manifest.version), ignore_errors=True)
             raise
@@ -102,12 +107,12 @@ def _install(bundle: Bundle, layout: Layout, host: Host, wishes: Wishes, tell: T
         layout.point(layout.current, version)
         host.start()
     for unit in [UNIT, *(path.name for path in change.our_units(layout) if path.suffix == ".timer")]:
-        host.systemctl("enable", *(("--now",) if host.live and unit.endswith(".timer") else ()), unit)
+        host.systemctl("enable", *(("--now",) if unit.endswith(".timer") else ()), unit)
     _add_answers(folder, layout, host, tell)
     with storing(f"Writing {layout.key}"):
         write_atomically(layout.key, f"{bundle.key}\n".encode())
     release.remove_old(layout)
-    tell(f"version {version} runs" if host.live else f"version {version} is installed")
+    tell(f"version {version} runs")
 
 
 def for_user(bundle: Bundle, host: Host, key: str, tell: Tell) -> None:
@@ -137,24 +142,14 @@ def _make_places(folder: Path, layout: Layout, host: Host, wishes: Wishes) -> No
     place, file = layout.config, layout.config / "config.toml"
     if not file.exists():
         write_atomically(file, CONFIG.format(host=wishes.host, port=wishes.port, tls='tls = "own"\n' if wishes.tls else "").encode())
-    if host.live:
-        shutil.chown(layout.data, USER, USER)
-        shutil.chown(place, "root", USER)
+    shutil.chown(layout.data, USER, USER)
+    shutil.chown(place, "root", USER)
 
 
 def _add_models(folder: Path, layout: Layout, host: Host) -> None:
     """The models that the bundle carries besides the appliance's own, into the catalog. One that is there stays as it is."""
     for source in sorted((folder / "models").glob("*")):
-        target = layout.data / "models" / source.name
-        if target.exists():
-            continue
-        target.parent.mkdir(exist_ok=True, mode=0o750)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".new.") as scratch:
-            draft = Path(shutil.copytree(source, Path(scratch) / source.name))
-            if host.live:
-                for path in (target.parent, draft, *draft.rglob("*")):
-                    shutil.chown(path, USER, USER)
-            draft.rename(target)
+        host.as_service(folder, "add-model", source, layout.data / "models")
 
 
 def _add_answers(folder: Path, layout: Layout, host: Host, tell: Tell) -> None:
@@ -162,19 +157,17 @@ def _add_answers(folder: Path, layout: Layout, host: Host, tell: Tell) -> None:
     done = folder / "answers.done"
     for path in sorted(folder.glob("answers.*")):
         if not done.exists():
-            tell(host.run(folder / ".venv/bin/appliance", "cache", "import", path, "--data-dir", layout.data, as_user=host.live).strip())
+            tell(host.run(folder / ".venv/bin/appliance", "cache", "import", path, "--data-dir", layout.data, as_user=True).strip())
             write_atomically(done, b"")
 
 
 def _try_out(folder: Path, layout: Layout, host: Host) -> None:
     """The version by itself, on a copy of the databases, before anything is changed for it. Raises StepFailed."""
-    with tempfile.TemporaryDirectory(dir=layout.data.parent, prefix=".appliance-trial.") as scratch:
+    with tempfile.TemporaryDirectory(dir=layout.data.parent, prefix=TRIAL) as scratch:
         trial = Path(scratch) / "data"
-        change.copy_databases(layout.data, trial)
-        if host.live:
-            for path in (Path(scratch), trial, *trial.iterdir()):
-                shutil.chown(path, USER, USER)
-        host.run(folder / ".venv/bin/appliance", "doctor", "--self-test", "--copy", trial, as_user=host.live, timeout_s=300)
+        Path(scratch).chmod(0o711)
+        change.copy_databases(layout, host, trial, folder)
+        host.run(folder / ".venv/bin/appliance", "doctor", "--self-test", "--copy", trial, as_user=True, timeout_s=300)
 
 
 def _first_people(folder: Path, layout: Layout, host: Host, tell: Tell) -> None:
@@ -184,7 +177,7 @@ def _first_people(folder: Path, layout: Layout, host: Host, tell: Tell) -> None:
         return
 
     def command(*words: str, given: str = "") -> str:
-        return host.run(folder / ".venv/bin/appliance", *words, "--data-dir", layout.data, as_user=host.live, words=given)
+        return host.run(folder / ".venv/bin/appliance", *words, "--data-dir", layout.data, as_user=True, words=given)
 
     password = "-".join(base64.b32encode(secrets.token_bytes(15)).decode().lower()[at : at + 4] for at in range(0, 20, 4))
     names = {row["name"] for row in json.loads(command("people", "list", "--json"))}
@@ -194,7 +187,7 @@ def _first_people(folder: Path, layout: Layout, host: Host, tell: Tell) -> None:
         if row["name"].startswith(FIRST_KEY) and not row["revoked"]:
             command("keys", "revoke", str(row["id"]))
     key = command("keys", "make", f"{FIRST_KEY}-{len(keys) + 1}" if keys else FIRST_KEY).strip()
-    scheme = "https" if 'tls = "own"' in (layout.config / "config.toml").read_text("utf-8") else "http"
+    scheme = "https" if layout.setting("tls", "off") == "own" or layout.setting("tls_cert", "") else "http"
     tell(
         f"this is shown once:\n\n    admin page   {scheme}://{_address()}:{host.port()}/admin\n    name         {ADMIN}\n    password     {password}\n"
         f"    API          {scheme}://{_address()}:{host.port()}/v1\n    API key      {key}\n"
@@ -221,12 +214,15 @@ def repair(layout: Layout, host: Host, tell: Tell, bundle: Bundle | None = None)
         if not version:
             raise ApplianceError("Nothing is installed.", remedy="Install from a bundle: sh FILE")
         folder = layout.release(version)
-        broken = release.damaged(layout, version)
-        if bundle and bundle.manifest.version == version:
+        if bundle:
+            if bundle.manifest.version != version:
+                raise ApplianceError(f"Version {version} is installed; the bundle has {bundle.manifest.version}.", remedy=f"Repair with the bundle of {version}, or install this one.")
             bundle.check_signature(_trusted(layout))
+            bundle.check_files()  # before anything is removed for it
             (folder / release.STAMP).unlink(missing_ok=True)
-            release.unpack(bundle, layout)
-        elif broken:
+            with storing(f"Writing into {layout.opt}"):
+                release.unpack(bundle, layout)
+        elif broken := release.damaged(layout, version):
             raise ApplianceError(f"{len(broken)} files of version {version} are damaged, {broken[0]} for one.", remedy=f"Use the bundle of that version: sh appliance-{version}-*.run repair")
         tell("every file is as the bundle had it")
         (folder / release.STAMP).unlink(missing_ok=True)
@@ -234,35 +230,24 @@ def repair(layout: Layout, host: Host, tell: Tell, bundle: Bundle | None = None)
         tell("environment made anew")
         _make_places(folder, layout, host, Wishes())
         change.put_units(layout, version, host)
-        _own_data(layout, host)
+        # What a command left there that ran as root. GNU chown goes down folders by their descriptors and follows no links.
+        host.run("chown", "--recursive", "--no-dereference", "-P", f"{USER}:{USER}", layout.data)
         host.systemctl("enable", UNIT)
         host.start()
         tell(f"version {version} runs")
 
 
-def _own_data(layout: Layout, host: Host) -> None:
-    """Everything in the data folder belongs to the service: a command that ran as root may have left something."""
-    if host.live:
-        for path in (layout.data, *layout.data.rglob("*")):
-            if path.owner() != USER and not path.is_symlink():
-                shutil.chown(path, USER, USER)
-
-
 def uninstall(layout: Layout, host: Host, purge: bool, tell: Tell) -> None:
     """Remove the program; with purge its settings, its data and its user too. Safe where parts are gone already."""
     with locked(layout):
-        if host.live:
-            for path in change.our_units(layout):
-                try:
-                    host.systemctl("disable", "--now", path.name)
-                except StepFailed:
-                    pass  # it never was enabled
+        for path in change.our_units(layout):
+            try:
+                host.systemctl("disable", "--now", path.name)
+            except StepFailed:
+                pass  # it never was enabled
         host.stop()
         with storing("Removing"):
-            for path in [*change.our_units(layout), layout.local / "sysusers.d/appliance.conf", layout.local / "tmpfiles.d/appliance.conf", layout.command]:
-                path.unlink(missing_ok=True)
-            host.reload()
-            shutil.rmtree(layout.opt, ignore_errors=True)
+            _remove_program(layout, host)
             tell("program and units removed")
             if purge:
                 _purge(layout, host)
@@ -271,17 +256,26 @@ def uninstall(layout: Layout, host: Host, purge: bool, tell: Tell) -> None:
                 tell(f"settings stay in {layout.config}, data in {layout.data}; --purge removes them too")
 
 
-def _remove_all(layout: Layout, host: Host) -> None:
-    """After a first installation that failed."""
+def _remove_program(layout: Layout, host: Host) -> None:
     for path in [*change.our_units(layout), layout.local / "sysusers.d/appliance.conf", layout.local / "tmpfiles.d/appliance.conf", layout.command]:
         path.unlink(missing_ok=True)
+    host.reload()
     shutil.rmtree(layout.opt, ignore_errors=True)
-    _purge(layout, host)
 
 
 def _purge(layout: Layout, host: Host) -> None:
-    for folder in (layout.config, layout.data, layout.before, layout.root / "run/appliance", *(layout.root / "etc/systemd/system").glob("appliance*.d")):
+    data = layout.data
+    beside = [*data.parent.glob(f"{data.name}.before-restore-*"), *data.parent.glob(f"{data.name}.restoring*")]
+    drop_ins = (layout.root / "etc/systemd/system").glob("appliance*.d")
+    for folder in (layout.config, data, layout.before, layout.root / "run/appliance", *beside, *drop_ins):
         shutil.rmtree(folder, ignore_errors=True)
     for stamp in (layout.root / "var/lib/systemd/timers").glob("stamp-appliance*"):  # when systemd's timers ran last
         stamp.unlink()
+    _sweep(layout)
     host.remove_user()
+
+
+def _sweep(layout: Layout) -> None:
+    """What killed runs left beside the data."""
+    for folder in layout.data.parent.glob(f"{TRIAL}*"):
+        shutil.rmtree(folder, ignore_errors=True)

@@ -10,29 +10,28 @@ from __future__ import annotations
 
 import json
 import shutil
-import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from appliance.errors import ApplianceError, StepFailed
 from appliance.installer.host import Host
 from appliance.installer.layout import UNIT, USER, Layout
-from appliance.storage import in_words, sync_folder, write_atomically
+from appliance.storage import in_words, write_atomically
 
 Tell = Callable[[str], None]
-STEPS = "steps.json"
-FILLED_AGAIN = ("cache.db",)
 KINDS = ("service", "slice", "timer")
 WRAPPER = rf"""#!/bin/sh
-# Commands that use the service's data run as its user: files of root in there would be in its way. They may read what root may, such as
-# a file on a stick that root has mounted.
+# Commands that use the service's data run as its user: files of root in there would be in its way, and links there could lead root
+# astray. Those that take over a file may read what root may, such as one on a stick that root has mounted.
 program=/opt/appliance/current/.venv/bin/appliance
+reading=
 case "${{1-}} ${{2-}}" in
     bundle\ * | doctor\ * | upgrade\ * | rollback\ * | repair\ * | uninstall\ * | "backup restore") exec "$program" "$@" ;;
+    "models add" | "models convert" | "cache import") reading="--inh-caps=+dac_read_search --ambient-caps=+dac_read_search" ;;
 esac
 [ "$(id -u)" = 0 ] || exec "$program" "$@"
-exec setpriv --reuid={USER} --regid={USER} --init-groups --inh-caps=+dac_read_search --ambient-caps=+dac_read_search --reset-env -- "$program" "$@"
+exec setpriv --reuid={USER} --regid={USER} --init-groups $reading --reset-env -- env SUDO_USER="${{SUDO_USER-root}}" "$program" "$@"
 """
 
 
@@ -68,114 +67,94 @@ def our_units(layout: Layout) -> list[Path]:
     return [path for kind in KINDS for path in sorted((layout.local / "systemd/system").glob(f"appliance*.{kind}"))]
 
 
-def copy_databases(data: Path, into: Path) -> None:
-    """A consistent copy of each database of a data folder, whether the service runs or not, but of those that are filled again by
-    themselves; and a note of which changes of their tables all of them have had. Raises StorageFailed."""
-    try:
-        shutil.rmtree(into, ignore_errors=True)
-        into.mkdir(parents=True, mode=0o700)
-        for path in sorted(data.glob("*.db")):
-            if path.name not in FILLED_AGAIN:
-                with closing(sqlite3.connect(f"file:{path}?mode=rw", uri=True, timeout=30)) as source, closing(sqlite3.connect(into / path.name)) as target:
-                    source.backup(target)
-        write_atomically(into / STEPS, json.dumps({path.name: _steps(path) for path in data.glob("*.db")}).encode())
-    except sqlite3.Error as error:
-        raise StepFailed(f"The databases in {data} could not be copied: {error}.") from None
-    except OSError as error:
-        raise in_words(error, f"Copying the databases to {into}") from None
-
-
-def _steps(path: Path) -> list[str]:
-    """The changes of its tables that a database has had."""
-    try:
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
-            return [f"{kind}/{name}" for kind, name in db.execute("SELECT migration_set, name FROM _sqlite_migrations ORDER BY 1, 2")]
-    except sqlite3.Error:
-        return []
-
-
-def ahead(data: Path, former: Path) -> list[str]:
-    """Names of databases that a later version changed since the copies in `former` were made, so that the one before cannot read them."""
-    try:
-        known = json.loads((former / STEPS).read_bytes())
-    except (OSError, ValueError):
-        return []  # killed before the copies were complete, and so before the later version ran
-    return [path.name for path in sorted(data.glob("*.db")) if path.name in known and not set(_steps(path)) <= set(known[path.name])]
-
-
-def put_back_databases(data: Path, former: Path, names: list[str], aside: Path) -> None:
-    """The copies in place of what a later version left, which is kept in `aside`. The service must not run."""
-    with storing("Putting back the databases"):
-        aside.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for name in names:
-            for path in data.glob(f"{name}*"):
-                path.replace(aside / path.name)
-            if (former / name).exists():
-                draft = data / f".{name}.new"
-                shutil.copyfile(former / name, draft)
-                shutil.chown(draft, USER, USER)
-                draft.chmod(0o600)
-                draft.replace(data / name)
-        sync_folder(data)
-
-
 def change(layout: Layout, host: Host, to: str, tell: Tell, older: list[str] | None = None) -> None:
     """The service runs version `to` afterwards, or the one of before and StepFailed is raised. older: databases to put back as they
     were before the version came that runs now."""
     came_from = layout.installed(layout.current)
     with storing(f"Writing {layout.switching}"):
-        copy_databases(layout.data, layout.before / to)
-        layout.write_switching(**{"from": came_from, "to": to})
+        copy_databases(layout, host, _before_change(layout))
+        layout.write_switching(**{"from": came_from, "to": to, "older": " ".join(older or [])})
     tell("databases copied")
     try:
         if older:
-            _put_back(layout, host, came_from, older, tell)
+            _put_back(layout, host, layout.before / came_from, older, f"as they were before {came_from}", tell)
         put_units(layout, to, host)
         layout.point(layout.current, to)
         host.start()
     except (ApplianceError, OSError) as error:
         go_back(layout, host, tell)
         raise StepFailed(f"Version {to} does not work here, and {came_from} runs again. {error}", remedy="Report this to who made the bundle.") from None
-    _done(layout, came_from)
+    _done(layout, came_from, to)
 
 
-def _put_back(layout: Layout, host: Host, later: str, names: list[str], tell: Tell) -> None:
-    """Databases as they were before version `later`. The service is stopped for it."""
-    if host.live:
-        host.systemctl("stop", UNIT)
-    aside = layout.before / f"{later}-left"
-    put_back_databases(layout.data, layout.before / later, names, aside)
-    tell(f"databases as they were before {later} ({', '.join(names)}); what it left is in {aside}")
+def _before_change(layout: Layout) -> Path:
+    """Copies of the databases from the moment before the change that goes on."""
+    return layout.before / "change"
+
+
+def copy_databases(layout: Layout, host: Host, into: Path, release: Path | None = None) -> None:
+    """Copies of the databases in a new folder of the service's, as they are now. release: the version whose program does it, if not the
+    one that runs. Raises StepFailed, OSError."""
+    into.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
+    shutil.rmtree(into, ignore_errors=True)
+    into.mkdir(mode=0o700)
+    shutil.chown(into, USER, USER)
+    host.as_service(release or layout.release(layout.installed(layout.current)), "copy", layout.data, into)
+
+
+def _ahead(layout: Layout, host: Host, former: Path) -> list[str]:
+    return json.loads(host.as_service(layout.release(layout.installed(layout.current)), "ahead", layout.data, former)) if former.is_dir() else []
+
+
+def _put_back(layout: Layout, host: Host, former: Path, names: list[str], words: str, tell: Tell) -> None:
+    """The service is stopped for it, when all copies lie beside what they replace."""
+    aside = next(path for path in (layout.before / f"left-{number}" for number in range(1, 10_000)) if not path.exists())
+    aside.mkdir(mode=0o700)
+    shutil.chown(aside, USER, USER)
+    release = layout.release(layout.installed(layout.current))
+    host.as_service(release, "ready", layout.data, former, *names)
+    host.systemctl("stop", UNIT)
+    host.as_service(release, "put-back", layout.data, aside, *names)
+    tell(f"databases {words} ({', '.join(names)}); as they were last they are kept in {aside}")
 
 
 def go_back(layout: Layout, host: Host, tell: Tell) -> None:
     """Undo a change that was not finished. Raises StepFailed when the former version does not run either."""
     noted = layout.read_switching()
-    former, later = noted["from"], noted["to"]
+    former, copies = noted["from"], _before_change(layout)
+    names = sorted({*_ahead(layout, host, copies), *noted.get("older", "").split()})
+    if names:
+        _put_back(layout, host, copies, names, "as they were before the change", tell)
     put_units(layout, former, host)
-    moved = layout.installed(layout.current) != former
     layout.point(layout.current, former)
-    if moved and (names := ahead(layout.data, layout.before / later)):
-        _put_back(layout, host, later, names, tell)
-    if moved or not host.active():
-        host.start()
-    layout.switching.unlink()
+    layout.switching.unlink()  # first: whoever comes next must be able to go on although the former version does not start
+    host.start()
 
 
-def finish(layout: Layout, host: Host, tell: Tell) -> None:
-    """What an interrupted change left to do."""
+def finish(layout: Layout, host: Host, tell: Tell) -> str:
+    """What an interrupted change left to do; the version that it led to, '' where there was none."""
     noted = layout.read_switching()
     if not noted:
         layout.switching.unlink(missing_ok=True)
-        return
-    if layout.installed(layout.current) == noted["to"] and host.active():
-        _done(layout, noted["from"])
-        return
+        return ""
+    if layout.installed(layout.current) == noted["to"]:
+        try:
+            host.start()  # the process that runs may still be the former version's
+            _done(layout, noted["from"], noted["to"])
+            tell(f"the interrupted change to {noted['to']} finished")
+            return noted["to"]
+        except StepFailed:
+            pass
     tell(f"the interrupted change to {noted['to']} undone")
     go_back(layout, host, tell)
+    return noted["from"]
 
 
-def _done(layout: Layout, came_from: str) -> None:
+def _done(layout: Layout, came_from: str, to: str) -> None:
+    with storing(f"Writing into {layout.before}"):
+        shutil.rmtree(layout.before / to, ignore_errors=True)
+        if _before_change(layout).exists():
+            _before_change(layout).rename(layout.before / to)
     layout.point(layout.previous, came_from)
     layout.switching.unlink()
 
@@ -187,7 +166,7 @@ def rollback(layout: Layout, host: Host, with_data: bool, tell: Tell) -> str:
     current, former = layout.installed(layout.current), layout.installed(layout.previous)
     if not former or not (layout.release(former) / "complete").exists():
         raise ApplianceError("There is no version of before.", remedy="Install one from its bundle with --allow-older.")
-    names = ahead(layout.data, layout.before / current)
+    names = _ahead(layout, host, layout.before / current)
     if names and not with_data:
         raise ApplianceError(
             f"Version {former} cannot read {', '.join(names)} as {current} left them.",

@@ -7,9 +7,8 @@ import pwd
 import ssl
 import subprocess
 import time
-import tomllib
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from appliance.errors import StepFailed
@@ -20,11 +19,10 @@ READY_S = 900.0
 
 
 class Host:
-    """The machine whose files lie under `layout.root`. With another root than / nothing is started: its systemd does not run."""
+    """This machine."""
 
     def __init__(self, layout: Layout) -> None:
-        self.layout = layout
-        self.live = layout.root == Path("/")
+        self._layout = layout
 
     def run(self, *command: str | Path, as_user: bool = False, env: Mapping[str, str] | None = None, words: str = "", timeout_s: float = READY_S) -> str:
         """A program's output. as_user: as the service's user. words: given on its stdin. Raises StepFailed."""
@@ -44,9 +42,13 @@ class Host:
             raise StepFailed(f"{Path(str(command[0])).name} failed: {last}")
         return done.stdout
 
+    def as_service(self, release: Path, *words: str | Path) -> str:
+        """Work in the service's own folders, as its user, by the program of an installed version; see `as_service`. Raises StepFailed."""
+        return self.run(release / ".venv/bin/python", "-I", "-m", "appliance.installer.as_service", *words, as_user=True)
+
     def make_user(self, sysusers: Path) -> None:
         """The service's user, if there is none."""
-        self.run("systemd-sysusers", *self._root(), sysusers)
+        self.run("systemd-sysusers", sysusers)
 
     def has_user(self) -> bool:
         """Whether the service's user exists."""
@@ -60,27 +62,21 @@ class Host:
         """Remove the service's user and group, if they are there."""
         for command in ("userdel", "groupdel"):
             try:
-                self.run(command, *(("--root", self.layout.root) if not self.live else ()), USER)
+                self.run(command, USER)
             except StepFailed:
                 pass  # gone already
 
     def systemctl(self, *words: str) -> str:
-        """systemctl, on a machine that runs or on the files of one that does not. Raises StepFailed."""
-        return self.run("systemctl", *self._root(), *words)
-
-    def _root(self) -> Sequence[str]:
-        return () if self.live else ("--root", str(self.layout.root))
+        """Raises StepFailed."""
+        return self.run("systemctl", *words)
 
     def reload(self) -> None:
         """Have systemd read its units again."""
-        if self.live:
-            self.systemctl("daemon-reload")
+        self.systemctl("daemon-reload")
 
     def start(self) -> None:
         """Start the service, or start it again, and wait until it answers. One order to systemd, so that a killed installer leaves no
         service stopped. Raises StepFailed with what the service said."""
-        if not self.live:
-            return
         try:
             self.systemctl("reset-failed", UNIT)  # or it might not be started because it had failed too often
         except StepFailed:
@@ -103,34 +99,33 @@ class Host:
         last: Exception | None = None
         for scheme in ("https", "http"):
             try:
-                with urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=unverified)).open(f"{scheme}://127.0.0.1:{self.port()}/readyz", timeout=20):
+                with urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=unverified)).open(f"{scheme}://{self._address()}:{self.port()}/readyz", timeout=20):
                     return
             except OSError as error:
                 last = error
-        raise StepFailed(f"it does not answer on port {self.port()}: {last}.")
+        raise StepFailed(f"it does not answer at {self._address()}:{self.port()}: {last}.")
 
     def port(self) -> int:
-        """The port that is set, 8080 where none is."""
-        found: dict = {}
-        for path in (self.layout.config / "config.toml", *sorted(self.layout.config.glob("conf.d/*.toml")), self.layout.data / "settings.toml"):
-            try:
-                found |= tomllib.loads(path.read_text("utf-8"))
-            except (OSError, ValueError):
-                continue  # the service itself says what is wrong with it
-        return int(found.get("port", 8080))
+        """The port that is set."""
+        return int(self._layout.setting("port", 8080))
+
+    def _address(self) -> str:
+        """Where the service listens, as this machine reaches it."""
+        host = str(self._layout.setting("host", "127.0.0.1"))
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, host)
+        return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
     def active(self) -> bool:
         """Whether the service runs and is ready."""
         try:
-            return self.live and self.systemctl("is-active", UNIT).strip() == "active"
+            return self.systemctl("is-active", UNIT).strip() == "active"
         except StepFailed:
             return False
 
     def stop(self) -> None:
         """Stop the service and start it no more. Nothing happens where there is none."""
         for words in (("stop", UNIT), ("disable", UNIT)):
-            if words[0] == "disable" or self.live:
-                try:
-                    self.systemctl(*words)
-                except StepFailed:
-                    pass  # there is no such unit any more
+            try:
+                self.systemctl(*words)
+            except StepFailed:
+                pass  # there is no such unit any more

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from appliance.bundle.archive import MANIFEST, Manifest, parse_manifest
 from appliance.storage import sync_folder, write_atomically
@@ -48,7 +50,7 @@ class Layout:
     @property
     def data(self) -> Path:
         """The service's data."""
-        return self.root / "var/lib/appliance"
+        return Path(self.setting("data_dir", "") or self.root / "var/lib/appliance")
 
     @property
     def before(self) -> Path:
@@ -69,6 +71,16 @@ class Layout:
     def local(self) -> Path:
         """Units and what belongs to them: above what packages bring, below what the owner writes in /etc."""
         return self.root / "usr/local/lib"
+
+    def setting(self, name: str, usual: Any) -> Any:
+        """What the owner's files say of a setting; a file that cannot be read says nothing: the service itself tells what is wrong with it."""
+        found = usual
+        for path in (self.config / "config.toml", *sorted(self.config.glob("conf.d/*.toml"))):
+            try:
+                found = tomllib.loads(path.read_text("utf-8")).get(name, found)
+            except (OSError, ValueError):
+                continue
+        return found
 
     def release(self, version: str) -> Path:
         """The folder of a version."""

@@ -57,7 +57,7 @@ def read_machine(layout: Layout, port: int) -> Machine:
     return Machine(
         (release.get("ID", ""), release.get("VERSION_ID", "")), platform.machine(), python_version(), platform.libc_ver()[1],
         frozenset(flags[1].split()) if flags else frozenset(), int(memory[1]) // 1024 if memory else 0, shutil.disk_usage(folder).free // 1_000_000,
-        os.access(folder, os.W_OK), os.geteuid() == 0, Path("/run/systemd/system").is_dir() or layout.root != Path("/"), time.time(),
+        os.access(folder, os.W_OK), os.geteuid() == 0, Path("/run/systemd/system").is_dir(), time.time(),
         "" if layout.installed(layout.current) else _taken(port),
     )  # fmt: skip
 

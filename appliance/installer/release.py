@@ -112,7 +112,10 @@ def make_environment(folder: Path, host: Host) -> None:
 
 def damaged(layout: Layout, version: str) -> list[str]:
     """Names of the files of a version that are not as its bundle had them."""
-    members = layout.manifest(version).members.values()
+    try:
+        members = layout.manifest(version).members.values()
+    except (OSError, BadBundle):
+        return [MANIFEST]
     return [member.name for member in members if digest_of(layout.release(version) / member.name) != member.sha256]
 
 
@@ -122,8 +125,8 @@ def remove_old(layout: Layout) -> None:
     for folder in layout.opt.glob("releases/*"):
         if folder.name not in kept:
             shutil.rmtree(folder, ignore_errors=True)
-    for folder in layout.before.glob("*"):
-        if folder.name not in kept:
+    for folder in layout.before.glob("*"):  # what was put aside in `left-N` is its owner's to delete
+        if folder.name not in kept and not folder.name.startswith("left-"):
             shutil.rmtree(folder, ignore_errors=True)
 
 

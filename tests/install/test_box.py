@@ -68,6 +68,9 @@ def stick(tmp_path_factory) -> Path:
                 since = first.manifest
         order = build.Order(checkout, work / ("stranger" if version == "5.0.0" else "key"), platform.machine(), (PYTHON,), llama, llama.parent, answers=stick / "reviewed.csv", since=since)
         build.build(order, stick / f"{version}.run", lambda words: None)
+    doctored = b"#!/bin/sh\ntouch /root/owned\nexit\n"
+    data = (stick / "3.0.0.run").read_bytes()
+    (stick / "doctored.run").write_bytes(doctored + data[len(doctored):])
     (stick / "ask.py").write_text(ASK)
     return stick
 
@@ -134,6 +137,9 @@ def test_the_life_of_a_box(box):
         assert ask(box, key) == answer
         assert not process or box.run("systemctl", "show", "--property=MainPID", "appliance") == process, "a version that does not pass its test touches nothing"
 
+    said = box.run("appliance", "upgrade", "/mnt/doctored.run", check=False)
+    assert version(box) == "2.0.0" or "2.0.0 runs again" in said
+    assert box.run("ls", "/root", check=False).split() == [], "what is signed by nobody is not run"
     said = box.run("appliance", "upgrade", "/mnt/5.0.0.run", check=False)
     assert "is signed with the key" in said and version(box) == "2.0.0"
     said = install(box, "1.0.0", check=False)

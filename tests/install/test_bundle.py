@@ -200,7 +200,7 @@ def test_what_a_box_has_already_is_left_out(bundle, key, tmp_path):
     check(tmp_path / "delta.run")
     assert made.since == old.manifest.version
     carried = {name for name, member in made.members.items() if member.carried}
-    assert carried == {*changed["added"], *changed["changed"], *(name for name in made.members if name.startswith(build.NEEDED_BY_INSTALLER))}
+    assert carried == {*changed["added"], *changed["changed"], *(name for name in made.members if name.startswith(build.ALWAYS_CARRIED))}
     assert (tmp_path / "delta.run").stat().st_size < bundle.stat().st_size / 2
 
 

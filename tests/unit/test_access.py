@@ -256,3 +256,10 @@ def test_sessions_that_are_over_are_removed(access, clock):
     with access._readers.reading() as db:
         assert db.execute("SELECT count(*) FROM sessions").fetchone()[0] == 0
     assert people.ROLES[0] == "admin"
+
+
+def test_an_ipv4_client_of_a_socket_for_both_is_itself():
+    from appliance.access.service import _network
+
+    assert _network("::ffff:10.0.0.5") == _network("10.0.0.5") != _network("::ffff:10.0.0.6")
+    assert _network("2001:db8::1") == _network("2001:db8::2")

@@ -456,9 +456,31 @@ def test_pruning_never_takes_the_last_good_one(box):
     for one in made[2:]:
         one.path.write_bytes(one.path.read_bytes()[:-1])
     with pytest.raises(BadBackup, match="none was deleted"):
-        shelf.prune(folder, 2, 0, 0, NOW)
+        shelf.prune(folder, 2, 0, 0, NOW + 4 * DAY_S)
     assert len(shelf.all_of(folder)) == 4
-    assert [one.name for one in shelf.prune(folder, 3, 0, 0, NOW)] == [made[0].name], "one good one stays"
+    assert [one.name for one in shelf.prune(folder, 3, 0, 0, NOW + 4 * DAY_S)] == [made[0].name], "one good one stays"
+
+
+def test_a_backup_of_a_day_to_come_neither_counts_nor_pushes_others_out(box):
+    wrong = box.backup(NOW + 400 * DAY_S)
+    right = [box.backup(NOW + day * DAY_S) for day in range(3)]
+    gone = shelf.prune(wrong.path.parent, 2, 0, 0, NOW + 2 * DAY_S)
+    assert [one.name for one in gone] == [right[0].name] and wrong.path.exists()
+
+
+@pytest.mark.parametrize("name", ["models", "backups", "tls", "audit.db", "models/one"])
+def test_a_link_in_the_data_folder_stops_a_restore(box, tmp_path, name):
+    """Whoever is in the service could lead root to files that are not the service's."""
+    path = box.backup().path
+    kept = path.rename(tmp_path / path.name)
+    target = box.folder / name
+    shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+    target.parent.mkdir(exist_ok=True)
+    target.symlink_to("/etc")
+    before = tree(box.folder)
+    with pytest.raises(StorageFailed, match="is a link"):
+        box.restore(kept)
+    assert tree(box.folder) == before
 
 
 # -- putting it back -----------------------------------------------------------------------------------------------------------

@@ -232,3 +232,10 @@ def test_the_generated_table_mentions_every_setting_flag_and_choice():
 def test_no_two_settings_share_a_name_or_a_flag():
     flags = [flag for s in SETTINGS for flag in (s.flag, *s.flags)]
     assert len(set(flags)) == len(flags) and len(BY_NAME) == len(SETTINGS)
+
+
+def test_what_the_page_may_not_change_does_not_count_in_the_file_that_it_writes(tmp_path):
+    """The service owns that file, and root's commands read it."""
+    (tmp_path / "settings.toml").write_text('host = "0.0.0.0"\nallow_anonymous = true\ndata_dir = "/etc/cron.d"\nqueue_size = 5\n')
+    config = load_config({"data_dir": str(tmp_path)}, {})
+    assert (config.host, config.allow_anonymous, config.data_dir, config.queue_size) == ("127.0.0.1", False, tmp_path, 5)

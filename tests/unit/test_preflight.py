@@ -11,7 +11,7 @@ import pytest
 from appliance.bundle.archive import Manifest
 from appliance.errors import BadBundle, NotReady
 from appliance.installer import preflight
-from appliance.installer.change import ahead, copy_databases
+from appliance.installer.as_service import ahead, copy_databases, put_back_databases, ready_databases
 from appliance.installer.layout import Layout
 from appliance.installer.preflight import X86_64_V2, Machine
 from appliance.installer.release import newer
@@ -89,8 +89,9 @@ def test_a_database_that_a_later_version_changed_is_found(tmp_path):
 
     from appliance.db.migrations import Migration, Schema, migrate
 
-    data, copies = tmp_path / "data", tmp_path / "copies"
-    data.mkdir()
+    data, copies, aside = tmp_path / "data", tmp_path / "copies", tmp_path / "aside"
+    for folder in (data, copies, aside):
+        folder.mkdir()
     steps = (Migration("one", "CREATE TABLE a (x INTEGER);"), Migration("two", "CREATE TABLE b (x INTEGER);"))
     for name in ("state.db", "cache.db", "quiet.db"):
         db = Database(data / name)
@@ -104,6 +105,10 @@ def test_a_database_that_a_later_version_changed_is_found(tmp_path):
         db.close()
     assert ahead(data, copies) == ["cache.db", "state.db"]
     assert ahead(data, tmp_path / "nowhere") == []
+    ready_databases(data, copies, ["state.db"])
+    put_back_databases(data, ["cache.db", "state.db"], aside)
+    assert ahead(data, copies) == [] and {path.name for path in aside.glob("*.db")} == {"cache.db", "state.db"}
+    assert {path.name for path in data.iterdir()} == {"state.db", "quiet.db"}
 
 
 def test_a_link_changes_at_once(tmp_path):
