@@ -66,8 +66,9 @@ def blueprint(services: Services) -> Blueprint:
 
 def shown(services: Services) -> dict[str, Any]:
     """What the page shows. Ages in seconds. problem: why none can be seen or made."""
-    found: dict[str, Any] = {"folder": "", "backups": [], "problem": "", "encrypted": services.config.backup_passphrase_file is not None}
+    found: dict[str, Any] = {"folder": "", "backups": [], "problem": "", "encrypted": False}
     try:
+        found["encrypted"] = shelf.passphrase(services.config) is not None
         folder = shelf.folder_of(services.config)
         found["folder"] = str(folder)
         found["backups"] = [

@@ -23,6 +23,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--host", default="0.0.0.0", help="address to listen on (default: every one)")
     made.add_argument("--port", type=int, default=8443, help="port to listen on (default: %(default)s)")
     made.add_argument("--no-tls", action="store_true", help="HTTP instead of HTTPS with a certificate of the box's own")
+    made.add_argument("--name", action="append", default=[], metavar="NAME", help="domain name under which people open the pages, such as box.example.org; repeatable")
     made.add_argument("--key", type=Path, default=None, metavar="FILE", help="public key of the bundle's maker; default: the one that is known on this machine, or the bundle's own")
     made.add_argument("--allow-older", action="store_true", help="install a version older than the one that is installed")
     made.add_argument("--offline", action="store_true", help="touch no network; a bundle never does")
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             elif arguments.action == "repair":
                 box.repair(layout, host, _tell, bundle)
             else:
-                box.install(bundle, layout, host, box.Wishes(arguments.host, arguments.port, not arguments.no_tls, key, arguments.allow_older), _tell)
+                box.install(bundle, layout, host, box.Wishes(arguments.host, arguments.port, not arguments.no_tls, tuple(arguments.name), key, arguments.allow_older), _tell)
     except ApplianceError as error:
         print(f"install.sh: {error}", file=sys.stderr)
         return error.exit_code

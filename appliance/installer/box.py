@@ -29,17 +29,18 @@ CONFIG = """\
 # After a change: systemctl reload appliance (keys, limits, logging) or systemctl restart appliance.
 host = "{host}"
 port = {port}
-{tls}"""
+{tls}{names}"""
 
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """Of who installs. host, port: where to listen, for a config.toml that is written; tls: with the box's own certificate; key: the
-    public key that the bundle must be signed with, '' for the one that is known or that it has; allow_older: go back to an older version."""
+    """Of who installs. host, port: where to listen, for a config.toml that is written; tls: with the box's own certificate; names: domain
+    names under which people open the pages; key: the public key that the bundle must be signed with, '' for the one that is known or that it has; allow_older: go back to an older version."""
 
     host: str = "0.0.0.0"
     port: int = 8443
     tls: bool = True
+    names: tuple[str, ...] = ()
     key: str = ""
     allow_older: bool = False
 
@@ -73,7 +74,10 @@ def install(bundle: Bundle, layout: Layout, host: Host, wishes: Wishes, tell: Te
         ours = [] if current else [path for path in (layout.config, layout.data) if not path.exists()]
         had_user = host.has_user()
         try:
+            kept = (layout.config / "config.toml").exists()
             _install(bundle, layout, host, wishes, tell)
+            if kept and wishes != Wishes(key=wishes.key, allow_older=wishes.allow_older):
+                tell(f"{layout.config / 'config.toml'} was there already and stays as it is: change host, port, tls and names there, then systemctl restart appliance")
         except BaseException:
             if not current and not layout.installed(layout.current):
                 _remove_program(layout, host)
@@ -109,6 +113,9 @@ def _install(bundle: Bundle, layout: Layout, host: Host, wishes: Wishes, tell: T
     for unit in [UNIT, *(path.name for path in change.our_units(layout) if path.suffix == ".timer")]:
         host.systemctl("enable", *(("--now",) if unit.endswith(".timer") else ()), unit)
     _add_answers(folder, layout, host, tell)
+    if not current and layout.setting("tls", "off") == "own":
+        shown = json.loads(host.run(folder / ".venv/bin/appliance", "tls", "show", "--json", "--data-dir", layout.data, as_user=True))
+        tell(f"browsers warn until they are told to trust this box's ca.crt (see /help there); its fingerprint, SHA-256:\n    {shown['ca']['sha256']}")
     with storing(f"Writing {layout.key}"):
         write_atomically(layout.key, f"{bundle.key}\n".encode())
     release.remove_old(layout)
@@ -141,7 +148,7 @@ def _make_places(folder: Path, layout: Layout, host: Host, wishes: Wishes) -> No
         place.mkdir(parents=True, exist_ok=True, mode=0o750)
     place, file = layout.config, layout.config / "config.toml"
     if not file.exists():
-        write_atomically(file, CONFIG.format(host=wishes.host, port=wishes.port, tls='tls = "own"\n' if wishes.tls else "").encode())
+        write_atomically(file, CONFIG.format(host=wishes.host, port=wishes.port, tls='tls = "own"\n' if wishes.tls else "", names=f"names = {json.dumps(wishes.names)}\n" if wishes.names else "").encode())
     shutil.chown(layout.data, USER, USER)
     shutil.chown(place, "root", USER)
 

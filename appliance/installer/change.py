@@ -30,7 +30,13 @@ case "${{1-}} ${{2-}}" in
     bundle\ * | doctor\ * | upgrade\ * | rollback\ * | repair\ * | uninstall\ * | "backup restore") exec "$program" "$@" ;;
     "models add" | "models convert" | "cache import") reading="--inh-caps=+dac_read_search --ambient-caps=+dac_read_search" ;;
 esac
-[ "$(id -u)" = 0 ] || exec "$program" "$@"
+if [ "$(id -u)" != 0 ]; then
+    case " $* " in  # anything else would quietly look at a folder of that user's
+        "  " | *" --help "* | *" -h "* | *" --version "* | *" --data-dir"*) exec "$program" "$@" ;;
+    esac
+    echo "appliance: it needs root: sudo appliance $*" >&2
+    exit 77
+fi
 exec setpriv --reuid={USER} --regid={USER} --init-groups $reading --reset-env -- env SUDO_USER="${{SUDO_USER-root}}" "$program" "$@"
 """
 
