@@ -25,10 +25,11 @@ WRAPPER = rf"""#!/bin/sh
 # Commands that use the service's data run as its user: files of root in there would be in its way, and links there could lead root
 # astray. Those that take over a file may read what root may, such as one on a stick that root has mounted.
 program=/opt/appliance/current/.venv/bin/appliance
-reading=
+more=--init-groups
 case "${{1-}} ${{2-}}" in
-    bundle\ * | doctor\ * | upgrade\ * | rollback\ * | repair\ * | uninstall\ * | "backup restore") exec "$program" "$@" ;;
-    "models add" | "models convert" | "cache import") reading="--inh-caps=+dac_read_search --ambient-caps=+dac_read_search" ;;
+    bundle\ * | upgrade\ * | rollback\ * | repair\ * | uninstall\ * | "backup restore") exec "$program" "$@" ;;
+    "models add" | "models convert" | "cache import") more="$more --inh-caps=+dac_read_search --ambient-caps=+dac_read_search" ;;
+    doctor\ *) more=--groups=systemd-journal ;;  # the service's log
 esac
 if [ "$(id -u)" != 0 ]; then
     case " $* " in  # anything else would quietly look at a folder of that user's
@@ -37,7 +38,7 @@ if [ "$(id -u)" != 0 ]; then
     echo "appliance: it needs root: sudo appliance $*" >&2
     exit 77
 fi
-exec setpriv --reuid={USER} --regid={USER} --init-groups $reading --reset-env -- env SUDO_USER="${{SUDO_USER-root}}" "$program" "$@"
+exec setpriv --reuid={USER} --regid={USER} $more --reset-env -- env SUDO_USER="${{SUDO_USER-root}}" "$program" "$@"
 """
 
 

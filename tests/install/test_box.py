@@ -118,6 +118,8 @@ def test_the_life_of_a_box(box):
     assert re.search(r"SHA-256:\s+([0-9A-F]{2}:){31}[0-9A-F]{2}", said), "what people compare who trust the box's certificate"
     answer = ask(box, key)
     assert "appliance models add" in answer and version(box) == "1.0.0"
+    found = json.loads(box.run("appliance", "doctor", "--json"))
+    assert found["service"] == "the service runs" and not [one for one in found["findings"] if one["severity"] == "problem"], found
     refused = box.run("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "appliance", "people", "list", check=False)
     assert "it needs root: sudo appliance people list" in refused
     assert box.run("systemctl", "is-enabled", "appliance").strip() == "enabled"
