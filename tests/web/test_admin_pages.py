@@ -36,7 +36,8 @@ PAGES: dict[str, tuple[str, ...]] = {
     "/admin": ("h2:text-is('Engines')", f"th:text-is('{LONG_MODEL}')", f"th:text-is('{HOSTILE_MODEL}')", "[data-live=waiting]:text-is('1')", ".notice:has-text('restarted')", "[data-live=table] td"),
     "/admin/models": ("summary", "h2:text-is('Add a model')", "#upload", "button:text-is('Compare')"),
     "/admin/system": ("h1:text-is('System')", "dl.facts", "summary:has-text('Problem: ')", "a:text-is('an archive for whoever helps')", "h2:text-is('Backups')", "[aria-label=Backups] td .problem", "button:text-is('Make a backup now')", "#filter", "#log"),
-    "/admin/jobs": ("h1:text-is('Jobs')",),
+    "/admin/jobs": ("h1:text-is('Jobs')", f"a:has-text('{WORD}')"),
+    "/admin/jobs/1": (f"h2:has-text('{WORD}')", f"#log:has-text('{WORD}')", "button:text-is('Cancel')"),
     "/admin/answers": ("input[type=search]", f"summary:has-text('{WORD}')", "button:text-is('Approve')", "[aria-label='Nearly answered from memory'] td", "[aria-label='Found wrong'] td", "summary:has-text('rejected')", "button:text-is('Reject')", "#purge button"),
     "/admin/access": ("h2:text-is('API keys')", f"th:text-is('{KEY}')", "td:has-text('revoked on')", "button:text-is('Revoke')", "h2:text-is('People')", f"summary:has-text('{LONG_NAME}')", "summary:has-text('reviewer')", "button:text-is('Add')"),
     "/admin/audit": ("h1:text-is('Audit')", "#filter select", f"th:text-is('{LONG_NAME}')", f"td:has-text('{WORD}')", "a:text-is('CSV')", "button:text-is('Verify')"),
@@ -121,6 +122,8 @@ def furnish(service: Service) -> str:
         create(service.config, Wishes(), "0.1.0", time.time() - 86_400 * number)
     folder = service.config.data_dir / "backups"
     note_check(folder, all_of(folder)[0].name, time.time(), f"it is damaged: {WORD} is missing")
+    service.jobs.submit(f"Check {WORD}", LONG_NAME, lambda folder: [["models", "verify", "--", WORD]])
+    (service.config.data_dir / "jobs" / "1" / "log").write_text(f"{WORD} is looked at\n" * 40)
     for _ in range(4):  # three are let in, see Admission
         service.pipeline.engines["fake"].admission.enter("somebody")
     return token
