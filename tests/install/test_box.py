@@ -23,7 +23,7 @@ from fakes import ROOT
 from appliance.bundle import build, signing, wheels
 from appliance.bundle.archive import opened
 
-KILLS = int(os.environ.get("APPLIANCE_BOX_KILLS", "2"))
+KILLS = int(os.environ.get("APPLIANCE_BOX_KILLS", "1"))
 PYTHON = "3.11"
 """Of Debian 12."""
 QUESTION = "How do I add a model?"
