@@ -235,6 +235,13 @@ print(next(path for folder in folders if folder for path in glob.glob(os.path.jo
     "$PY" "${pip[@]}" --retries 0 --timeout 15 index versions hatchling >/dev/null 2>&1
 }
 
+check_test_tools() {                   # what the tests run besides Python: COMMAND:PACKAGE
+    local tool
+    for tool in openssl:openssl chromium:chromium systemd-analyze:systemd ip:iproute2 curl:curl cc:gcc; do
+        command -v "${tool%:*}" >/dev/null || problem "there is no ${tool%:*}; the tests need it" "${tool#*:}"
+    done
+}
+
 preflight() {
     local disk_mb=1000
     PROBLEMS=() PACKAGES=() WHEELS='' WHEELS_COMPLETE=''
@@ -252,15 +259,7 @@ preflight() {
         check_compiler
         (($(free_memory_mb) >= 1000)) || problem "$(free_memory_mb) MB of memory free; compiling llama.cpp needs 1000 MB"
     fi
-    if [[ " ${EXTRAS[*]-} " == *" test "* ]] && ! command -v openssl >/dev/null; then
-        problem "openssl is missing; the tests make a certificate with it" openssl
-    fi
-    if [[ " ${EXTRAS[*]-} " == *" test "* ]] && ! command -v chromium >/dev/null; then
-        problem "there is no chromium; the tests open the pages in it" chromium
-    fi
-    if [[ " ${EXTRAS[*]-} " == *" test "* ]] && ! command -v systemd-analyze >/dev/null; then
-        problem "there is no systemd-analyze; the tests check the units with it" systemd
-    fi
+    if [[ " ${EXTRAS[*]-} " == *" test "* ]]; then check_test_tools; fi
     check_room "$disk_mb"
     # Asked last, because it takes time without a network, and only if the answer matters.
     if [[ -n $PY && (-z $(llama_wheel) || ! -e $WHEELS_COMPLETE) ]] && ! can_fetch; then
